@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Backend: memory and the operations of a LLaMA training step on one device.
+//
+// Purpose: the training core is written once against this interface. The CPU backend is the
+// reference; a CUDA backend is a plug-in with the same numerics.
+// Thread-safety: one caller thread at a time per backend (thread-compatible). Calls are ordered;
+// an asynchronous backend may return before the work is done, results are readable by the host
+// only after CopyOut or Synchronize.
+// Ownership: borrows every view for the length of the call (device order included); workspaces
+// belong to the backend, grow on demand and are never shrunk, so a warmed-up step allocates
+// nothing. Invariants: every result is a pure function of its inputs: bitwise independent of the
+// number of threads. Reductions have a fixed order. Shapes: matrices are dense row-major. T tokens,
+// D hidden, V vocabulary, F feed-forward width, H query heads, G key-value heads, C head dimension.
+// All float data is DType::kF32 here. Errors: INVALID_ARGUMENT names the operation, the view and
+// both shapes; UNIMPLEMENTED when a type is not supported; INTERNAL for device failures.
+// "accumulates" means +=; otherwise overwritten. Aliasing: outputs must not overlap inputs unless
+// the method says so.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/quantized_tensor.h"
+#include "kernels/recipe/recipe.h"
+#include "kernels/tensor.h"
+
+namespace nibble {
+
+enum class Op : uint8_t {
+  kEmbedding,
+  kRmsNorm,
+  kRope,
+  kAttention,
+  kSwiGlu,
+  kElementwise,
+  kCrossEntropy,
+  kGemm,
+  kQuantize,
+  kQuantizedGemm,
+  kAdamW,
+  kReduction,
+};
+const char* OpName(Op op);
+
+// kReference: quantized operands are decoded and multiplied in high precision. kFast: codes go to
+// the unit that multiplies them.
+enum class Support : uint8_t { kNone, kReference, kFast };
+const char* SupportName(Support support);  // "none", "reference", "fast"
+
+// rows x cols of the output; depth is the contraction of a GEMM. 0 = any.
+struct OpQuery {
+  Op op;
+  Elem left = Elem::kF32;
+  Elem right = Elem::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t depth = 0;
+};
+
+enum class Transpose : uint8_t { kNo, kYes };
+// kF32: operands as they are. kBf16: both operands rounded to BF16 (nearest even) first; the
+// products are accumulated in FP32 either way.
+enum class GemmMode : uint8_t { kF32, kBf16 };
+
+// Positions of row t: t % seq + position_offset. Rows are batch-major.
+struct RopeParams {
+  int64_t batch = 1;
+  int64_t seq = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;  // even
+  int64_t position_offset = 0;
+  double theta = 10000.0;
+};
+
+// Causal grouped-query attention. kv_seq >= seq: the queries are the last `seq` positions of the
+// keys (generation with a key-value cache); the backward pass needs kv_seq == seq.
+struct AttentionParams {
+  int64_t batch = 1;
+  int64_t seq = 0;
+  int64_t kv_seq = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;  // divides heads
+  int64_t head_dim = 0;
+  // kBf16 rounds Q, K, V and the probabilities to BF16 before each product.
+  GemmMode mode = GemmMode::kF32;
+};
+
+struct AdamWParams {
+  float learning_rate = 3e-4f;
+  float beta1 = 0.9f;
+  float beta2 = 0.95f;
+  float epsilon = 1e-8f;
+  float weight_decay = 0.1f;  // decoupled; 0 for norms
+  int64_t step = 1;           // 1 for the first update; bias correction uses it
+  float gradient_scale = 1;   // multiplies the gradient first (clipping, averaging)
+};
+
+// What a quantizer needs beside the numbers. seed, step and stream feed the counter-based
+// generator of stochastic rounding.
+struct QuantizeContext {
+  uint64_t seed = 0;
+  uint32_t step = 0;
+  uint32_t stream = 0;  // layer * 8 + slot
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;    // "cpu"
+  virtual std::string description() const = 0;  // device, threads, math library
+  virtual Support Supports(const OpQuery&) const = 0;
+
+  // --- Memory -----------------------------------------------------------------------------------
+  // 64-byte aligned device memory, content undefined. RESOURCE_EXHAUSTED names size and total.
+  virtual Result<void*> Allocate(int64_t size_bytes) = 0;
+  virtual void Free(void* memory) = 0;          // nullptr is fine
+  virtual int64_t allocated_bytes() const = 0;  // live bytes, workspaces included
+  virtual int64_t peak_allocated_bytes() const = 0;
+  virtual int64_t workspace_bytes() const = 0;  // of allocated_bytes, the backend's own
+  virtual Status CopyIn(void* device, const void* host, int64_t size_bytes) = 0;
+  virtual Status CopyOut(void* host, const void* device, int64_t size_bytes) = 0;  // waits
+  virtual Status Copy(void* to_device, const void* from_device, int64_t size_bytes) = 0;
+  virtual Status Fill(TensorView x, float value) = 0;  // f32
+  virtual Status Synchronize() = 0;
+
+  // --- Embedding --------------------------------------------------------------------------------
+  // out[t] = table[ids[t]]. table (V, D), ids (T) i32, out (T, D). OUT_OF_RANGE for a bad id.
+  virtual Status EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) = 0;
+  // dtable[ids[t]] += dout[t], in ascending t. dtable (V, D) accumulates.
+  virtual Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout,
+                                   TensorView dtable) = 0;
+
+  // --- RMSNorm ----------------------------------------------------------------------------------
+  // rstd[t] = 1/sqrt(mean(x[t]^2) + eps); out = x * rstd * weight. x, out (T, D), weight (D),
+  // rstd (T). out may be x.
+  virtual Status RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon,
+                                TensorView out, TensorView rstd) = 0;
+  // dx (T, D) overwritten, or accumulated when accumulate_dx; dweight (D) accumulates. dx may be
+  // dout when not accumulating.
+  virtual Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
+                                 ConstTensorView rstd, TensorView dx, bool accumulate_dx,
+                                 TensorView dweight) = 0;
+
+  // --- Rotary position embedding, Hugging Face half-split convention -----------------------------
+  // In place on x (batch * seq, heads * head_dim): pair (i, i + head_dim/2) turns by
+  // position * theta^(-2i/head_dim). Backward is the inverse rotation.
+  virtual Status RopeForward(const RopeParams& params, TensorView x) = 0;
+  virtual Status RopeBackward(const RopeParams& params, TensorView dx) = 0;
+
+  // --- Attention --------------------------------------------------------------------------------
+  // q, out (batch * seq, heads * head_dim); k, v (batch * kv_seq, kv_heads * head_dim);
+  // lse (batch * heads, seq): log-sum-exp of each row of scaled scores, kept for backward.
+  // scores = q k^T / sqrt(head_dim), causal.
+  virtual Status AttentionForward(const AttentionParams& params, ConstTensorView q,
+                                  ConstTensorView k, ConstTensorView v, TensorView out,
+                                  TensorView lse) = 0;
+  // Recomputes the probabilities from lse. dq, dk, dv overwritten.
+  virtual Status AttentionBackward(const AttentionParams& params, ConstTensorView dout,
+                                   ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                                   ConstTensorView out, ConstTensorView lse, TensorView dq,
+                                   TensorView dk, TensorView dv) = 0;
+
+  // --- SwiGLU: out = silu(gate) * up, all (T, F)
+  // -------------------------------------------------- out may be gate or up.
+  virtual Status SwiGluForward(ConstTensorView gate, ConstTensorView up, TensorView out) = 0;
+  // dgate and dup overwritten; each may be dout, gate or up.
+  virtual Status SwiGluBackward(ConstTensorView dout, ConstTensorView gate, ConstTensorView up,
+                                TensorView dgate, TensorView dup) = 0;
+
+  // --- Elementwise, any equal sizes
+  // ---------------------------------------------------------------
+  virtual Status Add(ConstTensorView a, ConstTensorView b, TensorView out) = 0;  // out may alias
+  virtual Status Axpy(float factor, ConstTensorView x, TensorView y) = 0;        // y += factor x
+  virtual Status Scale(float factor, TensorView x) = 0;                          // x *= factor
+  virtual Status RoundToBf16(ConstTensorView x, TensorView out) = 0;             // out may be x
+
+  // --- Loss -------------------------------------------------------------------------------------
+  // Softmax cross-entropy of a chunk of rows. logits (R, V); targets (R) i32, kIgnoreTarget rows
+  // count nothing; losses (R): -log p[target], 0 for ignored rows. With write_gradient the logits
+  // are replaced by gradient_scale * (softmax - onehot), 0 rows where ignored; without it they keep
+  // their values. The caller chunks rows so that full logits of a batch never exist.
+  // OUT_OF_RANGE for a target outside [0, V).
+  static constexpr int32_t kIgnoreTarget = -1;
+  virtual Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
+                              bool write_gradient, TensorView losses) = 0;
+
+  // --- GEMM -------------------------------------------------------------------------------------
+  // out = op(a) op(b), or out += when accumulate. Shapes after op: (m, k) (k, n) -> (m, n).
+  // Linear layers: Y = Gemm(X, no, W, yes); dX = Gemm(dY, no, W, no); dW = Gemm(dY, yes, X, no).
+  virtual Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
+                      Transpose transpose_b, bool accumulate, TensorView out) = 0;
+
+  // --- Quantization -----------------------------------------------------------------------------
+  // x (R, C) rounded by `quant` into codes, scales and residual of `out` (buffers grown as needed).
+  // x is rounded to BF16 first (except elem fp32, which is refused: there is nothing to quantize).
+  // `decoded` (R, C): what the codes mean, residual included, as FP32; data == nullptr skips it;
+  // may be x. Block kToken and kOutputChannel both mean one scale per row. A non-finite block amax
+  // gives scale 1 and raises out->nonfinite_amax.
+  virtual Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                          QuantizedTensor* out, TensorView decoded) = 0;
+  // decoded (R, C) from codes, scales and residual; equal bit for bit to Quantize's.
+  virtual Status Dequantize(const QuantizedTensor& x, TensorView decoded) = 0;
+  // gradient += factor * wgrad .* D(bf16(weight) .* enc), the DGE derivative on the E2M1 axis;
+  // wgrad, weight, gradient (N, K); enc per row or per tensor as `quantized` holds it.
+  virtual Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
+                               ConstTensorView weight, const QuantizedTensor& quantized,
+                               TensorView gradient) = 0;
+  // Compares x (rounded to BF16) with its decoded form. Host result; waits.
+  virtual Result<QuantizationHealth> MeasureHealth(ConstTensorView x,
+                                                   const QuantizedTensor& quantized,
+                                                   ConstTensorView decoded) = 0;
+
+  // --- Optimizer --------------------------------------------------------------------------------
+  // p -= lr * weight_decay * p; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+  // p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps). All one size; g is not changed.
+  virtual Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m,
+                       TensorView v, TensorView parameter) = 0;
+
+  // --- Reductions to the host (wait); FP64 partial sums in a fixed order
+  // ---------------------------
+  virtual Result<double> Sum(ConstTensorView x) = 0;
+  virtual Result<double> SumOfSquares(ConstTensorView x) = 0;
+};
+
+struct BackendOptions {
+  int threads = 0;                 // 0: one per usable core; at most kMaxThreads
+  int64_t memory_limit_bytes = 0;  // 0: no limit of our own
+};
+inline constexpr int kMaxThreads = 64;
+
+// "cpu". UNIMPLEMENTED for "cuda" in this build, INVALID_ARGUMENT for other names or bad options.
+Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, const BackendOptions& options);
+
+}  // namespace nibble
