@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <unordered_set>
 
 namespace nibble {
 namespace {
@@ -227,17 +228,18 @@ class Parser {
 
   Result<Json> ParseObject(int depth) {
     ++pos_;
-    Json object = Json::Object();
-    if (Consume('}')) return object;
+    if (Consume('}')) return Json::Object();
+    std::vector<Json::Member> members;
+    std::unordered_set<std::string> keys;
     while (true) {
       SkipSpace();
       if (pos_ >= text_.size() || text_[pos_] != '"') return Error("expected a key in quotes");
       ASSIGN_OR_RETURN(std::string key, ParseString());
-      if (object.Find(key) != nullptr) return Error("duplicate key '" + key + "'");
+      if (!keys.insert(key).second) return Error("duplicate key '" + key + "'");
       if (!Consume(':')) return Error("expected ':' after key '" + key + "'");
       ASSIGN_OR_RETURN(Json value, ParseValue(depth + 1));
-      object.Set(key, std::move(value));
-      if (Consume('}')) return object;
+      members.emplace_back(std::move(key), std::move(value));
+      if (Consume('}')) return Json::ObjectOf(std::move(members));
       if (!Consume(',')) return Error("expected ',' or '}'");
     }
   }
@@ -322,6 +324,12 @@ const Json& Json::operator[](std::string_view key) const {
   static const Json kNull;
   const Json* found = Find(key);
   return found != nullptr ? *found : kNull;
+}
+
+Json Json::ObjectOf(std::vector<Member> members) {
+  Json object = Object();
+  object.members_ = std::move(members);
+  return object;
 }
 
 Json& Json::Set(std::string_view key, Json value) {

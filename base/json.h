@@ -44,6 +44,8 @@ class Json {
   static Json Object() { return OfType(Type::kObject); }
   static Json Array(std::initializer_list<Json> items);
   static Json Object(std::initializer_list<Member> members);
+  // Precondition: the keys differ. In linear time, unlike a Set for each member.
+  static Json ObjectOf(std::vector<Member> members);
 
   // Parses exactly one value with nothing but white space around it.
   // INVALID_ARGUMENT with line and column otherwise. Duplicate keys are refused.

@@ -19,13 +19,13 @@ namespace nibble {
 
 // Sizes of a LLaMA-architecture decoder. head_dim = hidden_size / heads.
 struct ModelConfig {
-  std::string preset;          // "" when all sizes were given
-  int64_t vocab_size = 0;      // 0 = take it from the tokenizer (resolved by the trainer)
+  std::string preset;      // "" when all sizes were given
+  int64_t vocab_size = 0;  // 0 = take it from the tokenizer (resolved by the trainer)
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t layers = 0;
   int64_t heads = 0;
-  int64_t kv_heads = 0;        // divides heads
+  int64_t kv_heads = 0;  // divides heads
   double rope_theta = 10000;
   double norm_eps = 1e-5;
   bool tied_embeddings = false;
@@ -55,10 +55,10 @@ struct OptimizerConfig {
 };
 
 struct ScheduleConfig {
-  int64_t steps = 0;             // resolved: never 0 after ParseRunConfig
-  int64_t micro_batch = 8;       // sequences
-  int64_t global_batch = 8;      // sequences per optimizer step, multiple of micro_batch * ranks
-  int64_t validate_every = 0;    // steps; 0 = first and last only
+  int64_t steps = 0;           // resolved: never 0 after ParseRunConfig
+  int64_t micro_batch = 8;     // sequences
+  int64_t global_batch = 8;    // sequences per optimizer step, multiple of micro_batch * ranks
+  int64_t validate_every = 0;  // steps; 0 = first and last only
   int64_t validation_batches = 8;
 };
 
@@ -76,14 +76,14 @@ struct MetricsConfig {
 
 // What the worker adds: who and where this process is.
 struct RunSection {
-  std::string dir;          // journal, checkpoints and logs go below it
-  std::string job_id;       // "" when run by hand
+  std::string dir;     // journal, checkpoints and logs go below it
+  std::string job_id;  // "" when run by hand
   int64_t attempt = 1;
   int64_t epoch = 0;
   int64_t rank = 0;
   int64_t world_size = 1;
-  int64_t threads = 0;      // 0 = all cores
-  bool journal = false;     // write dir/journal.jsonl
+  int64_t threads = 0;   // 0 = all cores
+  bool journal = false;  // write dir/journal.jsonl
 };
 
 struct RunConfig {
