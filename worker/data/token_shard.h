@@ -11,12 +11,11 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "base/sha256.h"
 #include "base/status.h"
 
 namespace nibble {
@@ -33,6 +32,12 @@ enum class TokenWidth { k16 = 2, k32 = 4 };
 
 // The narrowest width that holds every id below `vocab_size`.
 TokenWidth TokenWidthFor(int64_t vocab_size);
+
+// The header of a shard; INVALID_ARGUMENT for a count outside 1..kMaxShardTokens.
+Result<std::string> ShardHeaderBytes(TokenWidth width, int64_t token_count);
+
+// 64 hex digits over a file's content, read in blocks.
+Result<std::string> FileSha256(const std::string& path);
 
 class TokenShard {
  public:
