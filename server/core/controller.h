@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Controller: the job state machine. Inputs in; events to persist, commands to send and replies
+// out. It does no I/O and reads no clock, so the simulator runs this very code.
+//
+// Thread-safety: one thread. Ownership: owns the State.
+//
+// How to drive it (store::Engine does):
+//   for a batch of inputs: decisions.push_back(controller.Handle(input, now));
+//   append all their events to the log with one fsync;
+//   on success: controller.Commit(), then send commands, then reply;
+//   on failure: controller.Rollback(), reply with the failure, send nothing.
+// Between Handle and Commit the state holds what may yet be undone: serve no reads then.
+//
+// Invariants (checked by tests/sim after every event): terminal is final; at most one live attempt
+// per job; no device in two live attempts; a job is RUNNING only under a lease that has not
+// expired; infrastructure losses never touch the user's retry budget; a stale epoch changes
+// nothing.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "server/core/inputs.h"
+#include "server/core/scheduler.h"
+#include "server/core/state.h"
+
+namespace nibble::core {
+
+struct Options {
+  int64_t heartbeat_interval_ms = 5'000;  // told to workers
+  int64_t suspect_after_ms = 30'000;
+  int64_t lease_ms = 120'000;
+  // A stop whose end is not confirmed this long after its grace time is repeated as a kill, and
+  // after twice as long the worker is drained by the controller.
+  int64_t stop_confirm_ms = 30'000;
+  int64_t resend_ms = 10'000;  // unconfirmed commands are repeated no faster
+  // A gap between two ticks above this is the controller's own pause (stopped process, suspended
+  // machine) and is not counted as silence of the workers.
+  int64_t max_tick_gap_ms = 10'000;
+  int64_t max_active_jobs = 100'000;
+};
+
+// What is known of a worker since this controller started; not durable.
+struct WorkerRuntime {
+  std::string session;        // "" = not connected
+  int64_t last_heard_ms = 0;  // steady
+  int64_t inventory_sequence = 0;
+  std::set<std::string> unwanted_devices;  // held by processes of fenced or unknown attempts
+};
+
+// What is known of a live attempt since this controller started; not durable.
+struct AttemptRuntime {
+  int attempt = 0;
+  int64_t step = 0;
+  int64_t step_at_ms = 0;     // steady time of the last new step
+  int64_t placed_at_ms = 0;   // steady; moved back by what had passed before a restart
+  int64_t started_at_ms = 0;  // steady; 0 = not started
+  int64_t stop_at_ms = 0;     // steady time the stop was asked; 0 = none
+  bool stop_escalated = false;
+  std::map<std::string, int64_t> sent_ms;  // worker -> steady time of the last command
+};
+
+class Controller {
+ public:
+  // `state` from the log. Every worker that had a lease gets a full one to come back.
+  Controller(Options options, State state, Instant now);
+
+  // Decides on one input. Never fails as such: refusals are in Decision::reply, with no events.
+  Decision Handle(const Input& input, Instant now);
+
+  // The events of all decisions since the last Commit are durable / could not be made durable.
+  void Commit() { state_.Commit(); }
+  void Rollback();
+
+  // Something happened that may let a job start: hand in a Tick soon.
+  bool NeedsTick() const { return needs_tick_; }
+
+  const State& state() const { return state_; }
+  const Options& options() const { return options_; }
+
+  // May data of this attempt be written? OK for the live attempt and for one that ended in the
+  // ordinary way (its journal may arrive late); ABORTED for an unknown, stale or fenced epoch.
+  Status CheckEpoch(std::string_view job_id, int attempt, int64_t epoch) const;
+
+  // `why`: see scheduler.h.
+  Result<Explanation> Explain(std::string_view job_id, int64_t wall_ms) const;
+  Explanation ExplainSpec(const JobSpec& spec) const;
+  Availability Available() const;
+
+  // Running time of all attempts including the live one.
+  int64_t RanMillis(const Job& job, Instant now) const;
+  // nullptr when there is none.
+  const WorkerRuntime* FindWorkerRuntime(std::string_view worker_id) const;
+  const AttemptRuntime* FindAttemptRuntime(std::string_view job_id) const;
+
+ private:
+  struct Context;  // the decision under construction
+
+  void On(const SubmitJob& input, Context& context);
+  void On(const CancelJob& input, Context& context);
+  void On(const PauseJob& input, Context& context);
+  void On(const ResumeJob& input, Context& context);
+  void On(const RequeueJob& input, Context& context);
+  void On(const UpdateJob& input, Context& context);
+  void On(const DrainWorker& input, Context& context);
+  void On(const UndrainWorker& input, Context& context);
+  void On(const RegisterWorker& input, Context& context);
+  void On(const Heartbeat& input, Context& context);
+  void On(const ReportAttempt& input, Context& context);
+  void On(const ReportCheckpoint& input, Context& context);
+  void On(const ReportProgress& input, Context& context);
+  void On(const SessionClosed& input, Context& context);
+  void On(const Tick& input, Context& context);
+
+  // Emits one event: applies it to the tentative state and records it in the decision.
+  void Emit(Context& context, Event event);
+
+  Options options_;
+  State state_;
+  std::map<std::string, WorkerRuntime, std::less<>> workers_;
+  std::map<std::string, AttemptRuntime, std::less<>> attempts_;  // by job id, live ones
+  int64_t last_tick_ms_ = 0;
+  bool needs_tick_ = true;
+};
+
+}  // namespace nibble::core

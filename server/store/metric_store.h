@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// MetricStore: full-resolution curves in append-only segment files, one per (job, attempt, rank).
+//
+// Layout: <directory>/<job>/a<attempt>-r<rank>.points. A segment is a header and frames; a frame
+// is one appended batch with the journal cursor after it, length and CRC-32 first, so points and
+// cursor become durable together. A torn or damaged tail is cut back when a segment is opened, and
+// logged; the worker then resends from the older cursor.
+// Keys: (kind, step, tensor class) within a segment; steps grow within an attempt, and a point that
+// is not newer than the last of its kind is a repeat and is dropped.
+// Thread-safety: thread-safe; one lock, held during file reads and writes of this store only.
+// Limits: kMaxOpenSegments open files, kRecentPoints cached per open segment, kMaxBatchPoints per
+// append. Telemetry of a job never exceeds kMaxSegmentBytes per rank and attempt: beyond that new
+// points are dropped and counted.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "server/store/points.h"
+
+namespace nibble::store {
+
+inline constexpr size_t kMaxOpenSegments = 256;
+inline constexpr size_t kRecentPoints = 512;
+inline constexpr size_t kMaxBatchPoints = 65'536;
+inline constexpr int64_t kMaxSegmentBytes = int64_t{4} << 30;
+
+struct AppendResult {
+  int64_t cursor = 0;  // acknowledge this to the worker
+  int dropped_repeats = 0;
+  int dropped_over_limit = 0;
+  PointBatch fresh;  // what was new: publish this to watchers
+};
+
+// Which steps to read, and how many points at most.
+struct CurveQuery {
+  int64_t from_step = 0;  // inclusive
+  int64_t to_step = INT64_MAX;
+  // 0 = all. Otherwise the range is cut into max_points / 2 buckets of equal step width, and each
+  // yields its lowest and its highest loss (one that is not finite counts as highest), so spikes
+  // stay visible; the first and the last point are always among the answer. At least 4.
+  int max_points = 0;
+  int attempt = 0;  // 0 = canonical; else that attempt alone
+};
+
+class MetricStore {
+ public:
+  // Creates `directory` when missing.
+  static Result<std::unique_ptr<MetricStore>> Open(const std::string& directory);
+  ~MetricStore();
+
+  // Journal cursor of what is stored: where the worker shall resume. 0 for an unknown stream.
+  Result<int64_t> Cursor(const StreamKey& key) EXCLUDES(mutex_);
+
+  // Writes the batch and the cursor after it, then returns the cursor to acknowledge. A batch
+  // whose end_cursor is not above the stored cursor is a repeat: nothing is written.
+  // RESOURCE_EXHAUSTED when the disk is full: nothing is written, do not acknowledge.
+  // INVALID_ARGUMENT above kMaxBatchPoints or for a job id that is no valid name.
+  Result<AppendResult> Append(const StreamKey& key, const PointBatch& batch, int64_t end_cursor)
+      EXCLUDES(mutex_);
+
+  // fdatasync of every segment written since the last call. Between calls a power loss may cost
+  // points, never consistency: cursor and points go together, so the worker sends them again.
+  Status Sync() EXCLUDES(mutex_);
+
+  // The curve of rank 0. Canonical (query.attempt == 0): each attempt's points up to the first
+  // step of the next newer attempt that has points; what a rollback undid is not shown.
+  Result<std::vector<Attributed<StepPoint>>> Steps(const std::string& job_id,
+                                                   const CurveQuery& query) EXCLUDES(mutex_);
+  // As Steps, never downsampled.
+  Result<std::vector<Attributed<ValidationPoint>>> Validations(const std::string& job_id,
+                                                               const CurveQuery& query)
+      EXCLUDES(mutex_);
+  Result<std::vector<Attributed<HealthPoint>>> Healths(const std::string& job_id,
+                                                       const CurveQuery& query) EXCLUDES(mutex_);
+  Result<std::vector<Attributed<CheckpointPoint>>> Checkpoints(const std::string& job_id,
+                                                               const CurveQuery& query)
+      EXCLUDES(mutex_);
+
+  // Newest step point of the job's newest attempt that has one, from memory when it is cached.
+  Result<std::optional<Attributed<StepPoint>>> LastStep(const std::string& job_id) EXCLUDES(mutex_);
+
+ private:
+  struct Segment;
+  explicit MetricStore(std::string directory);
+  Result<Segment*> OpenSegment(const StreamKey& key, bool create) REQUIRES(mutex_);
+  Result<std::vector<int>> Attempts(const std::string& job_id) const;
+  template <typename Point>
+  Result<std::vector<Attributed<Point>>> ReadCurve(const std::string& job_id,
+                                                   const CurveQuery& query) REQUIRES(mutex_);
+
+  const std::string directory_;
+  Mutex mutex_;
+  std::map<StreamKey, std::unique_ptr<Segment>> segments_ GUARDED_BY(mutex_);
+  int64_t use_counter_ GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace nibble::store
