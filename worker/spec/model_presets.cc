@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Model presets: LLaMA-2 shapes from 9M to 13B parameters (vocabulary 32000, untied head).
-// 7b and 13b are those of arXiv 2307.09288 (layer count, width, heads of LLaMA, arXiv 2302.13971);
-// 60m, 130m and 1.3b follow the sizes used in GaLore (arXiv 2403.03507, appendix C); 9m and 400m
-// fill the ladder with head size 64 and SwiGLU width 8/3 of the hidden size, rounded up to 32.
+// 7b and 13b are the published models (width, depth and heads in arXiv 2302.13971, table 2; the
+// SwiGLU width is 8/3 of the hidden size rounded up to 256). The smaller ones keep that rule,
+// rounded up to 32, with heads of 64 (128 from 1.3b on).
 #include "base/strings.h"
 #include "worker/spec/run_config.h"
 
@@ -18,7 +18,7 @@ struct Preset {
 constexpr Preset kPresets[] = {
     {"llama2-9m", 128, 352, 4, 2},       {"llama2-60m", 512, 1376, 8, 8},
     {"llama2-130m", 768, 2048, 12, 12},  {"llama2-400m", 1024, 2752, 24, 16},
-    {"llama2-1.3b", 2048, 5461, 24, 32}, {"llama2-7b", 4096, 11008, 32, 32},
+    {"llama2-1.3b", 2048, 5504, 24, 16}, {"llama2-7b", 4096, 11008, 32, 32},
     {"llama2-13b", 5120, 13824, 40, 40}};
 constexpr int kVocabSize = 32000;
 

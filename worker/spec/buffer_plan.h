@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// BufferPlan: every activation and work buffer of one training step, with its place in one arena.
+//
+// Purpose: the model allocates exactly this and the estimate adds up exactly this, so the two
+// cannot drift. All elements have 4 bytes (f32 or i32). Lifetimes decide what shares memory: what
+// backward needs has its own place per block; what lives within a block has one place for all.
+// Thread-safety: value types and pure functions.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/recipe/recipe.h"
+#include "worker/spec/run_config.h"
+
+namespace nibble {
+
+// Rows x cols elements at `offset` bytes from the start of the arena.
+struct PlannedBuffer {
+  int64_t offset = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// T tokens, D hidden, K key-value width, F feed-forward width, B sequences, H heads.
+// Forward leaves them for backward; backward overwrites gate and up with their gradients.
+struct BlockBuffers {
+  PlannedBuffer input;          // (T, D) residual stream entering the block
+  PlannedBuffer input_rstd;     // (1, T)
+  PlannedBuffer attention_in;   // (T, D) normalised input; shared by all blocks unless kept
+  PlannedBuffer query;          // (T, D) after rotation
+  PlannedBuffer key;            // (T, K) after rotation
+  PlannedBuffer value;          // (T, K)
+  PlannedBuffer attention_out;  // (T, D)
+  PlannedBuffer lse;            // (B * H, seq)
+  PlannedBuffer middle;         // (T, D) residual stream between attention and feed-forward
+  PlannedBuffer middle_rstd;    // (1, T)
+  PlannedBuffer mlp_in;         // (T, D) shared by all blocks unless kept
+  PlannedBuffer gate;           // (T, F)
+  PlannedBuffer up;             // (T, F)
+  PlannedBuffer mlp_hidden;     // (T, F) silu(gate) * up; shared by all blocks unless kept
+};
+
+struct BufferPlan {
+  int64_t tokens = 0;  // of one micro-batch
+  std::vector<BlockBuffers> blocks;
+  PlannedBuffer ids;           // (1, T) i32
+  PlannedBuffer targets;       // (1, T) i32
+  PlannedBuffer output;        // (T, D) residual stream after the last block
+  PlannedBuffer output_rstd;   // (1, T)
+  PlannedBuffer head_in;       // (T, D)
+  PlannedBuffer logits;        // (R, V): as many rows as kLogitsElements allow
+  PlannedBuffer losses;        // (1, T)
+  PlannedBuffer stream_grad;   // (T, D) gradient of the residual stream
+  PlannedBuffer branch_grad;   // (T, D) gradient entering a norm or leaving attention
+  PlannedBuffer query_grad;    // (T, D)
+  PlannedBuffer key_grad;      // (T, K)
+  PlannedBuffer value_grad;    // (T, K)
+  PlannedBuffer hidden_grad;   // (T, F)
+  int64_t arena_bytes = 0;
+};
+
+// Logits exist for this many elements at a time (16 MiB of f32): large enough that the head's GEMM
+// runs at full speed, small against the activations of any model worth training.
+inline constexpr int64_t kLogitsElements = int64_t{1} << 22;
+
+// True when a linear layer's input stays in memory as it is until backward: wgrad reads an FP32 or
+// BF16 operand that the layer does not copy.
+bool KeepsLinearInput(const LinearRecipe& recipe);
+
+BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,
+                       int64_t seq_len);
+
+}  // namespace nibble
