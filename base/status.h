@@ -101,10 +101,10 @@ class [[nodiscard]] Result {
   // Precondition: ok(). Ends the process otherwise.
   T& value() & { return Checked(); }
   const T& value() const& { return const_cast<Result*>(this)->Checked(); }
-  T&& value() && { return std::move(Checked()); }
+  T value() && { return std::move(Checked()); }  // by value: a loop over it may not dangle
   T& operator*() & { return Checked(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(Checked()); }
+  T operator*() && { return std::move(Checked()); }
   T* operator->() { return &Checked(); }
   const T* operator->() const { return &value(); }
   T value_or(T fallback) const { return ok() ? *value_ : std::move(fallback); }
