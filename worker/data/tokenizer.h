@@ -60,8 +60,15 @@ Result<std::vector<std::string>> TokenizerFiles(const std::string& path);
 // 64 hex digits over the content of TokenizerFiles(path): the tokenizer's identity.
 Result<std::string> TokenizerHash(const std::string& path);
 
-// Encode for text of any length in bounded memory: encodes runs of about 64 KiB, cut before white
-// space where no piece reaches across, and joins the ids.
-Result<std::vector<int32_t>> EncodeDocument(const Tokenizer& tokenizer, std::string_view text);
+// Encode for text of any length in bounded memory: encodes runs of at most kEncodeRunBytes, cut by
+// CutText, and joins the ids. `continuation`: the text continues earlier text.
+inline constexpr size_t kEncodeRunBytes = 65536;
+Result<std::vector<int32_t>> EncodeDocument(const Tokenizer& tokenizer, std::string_view text,
+                                            bool continuation = false);
+
+// Where to cut `text` so that the first part has 1 to `limit` bytes: before a line end, else before
+// a space, that follows a visible ASCII character (no piece of the usual vocabularies reaches
+// across), else between two characters. text.size() when the whole fits. Precondition: limit >= 4.
+size_t CutText(std::string_view text, size_t limit);
 
 }  // namespace nibble
