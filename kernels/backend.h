@@ -106,6 +106,8 @@ struct QuantizeContext {
   uint64_t seed = 0;
   uint32_t step = 0;
   uint32_t stream = 0;  // layer * 8 + slot
+  // False: only scales and the decoded form are wanted (an operand used at once and dropped).
+  bool keep_codes = true;
 };
 
 class Backend {
@@ -205,6 +207,7 @@ class Backend {
   virtual Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                           QuantizedTensor* out, TensorView decoded) = 0;
   // decoded (R, C) from codes, scales and residual; equal bit for bit to Quantize's.
+  // FAILED_PRECONDITION when the codes were not kept.
   virtual Status Dequantize(const QuantizedTensor& x, TensorView decoded) = 0;
   // gradient += factor * wgrad .* D(bf16(weight) .* enc), the DGE derivative on the E2M1 axis;
   // wgrad, weight, gradient (N, K); enc per row or per tensor as `quantized` holds it.

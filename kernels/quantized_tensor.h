@@ -6,7 +6,7 @@
 // Thread-safety: thread-compatible. Ownership: owns device buffers of one backend, which only
 // Backend::Quantize grows and fills.
 // Layout: codes (rows, cols) row-major; E2M1 two per byte, even index in the low nibble, each row
-// starting on a byte; FP8 one byte; BF16 two bytes. enc, dec: one FP32 per scale group: the whole
+// starting on a byte; FP8 one byte; BF16 two bytes. enc: one FP32 per scale group: the whole
 // tensor, or each row. Residual (outlier compensation): CSR by row, columns ascending.
 #pragma once
 
@@ -26,8 +26,8 @@ struct QuantizedTensor {
   OccComp comp = OccComp::kNone;
 
   Buffer codes;
-  Buffer enc;  // multiplier before rounding
-  Buffer dec;  // multiplier (divisor enc for f32(F)) after rounding
+  bool has_codes = false;  // false after a Quantize that was asked for the decoded form only
+  Buffer enc;  // multiplier before rounding; decoding divides by it (cur: multiplies by fl(1/enc))
 
   // Residual x - clamp(x): offsets (rows + 1) i32, columns (nnz) i32, values as E4M3 codes (u8)
   // with one scale, or FP32.

@@ -155,5 +155,6 @@ std::string BlockName(Block block);
 std::string ScaleName(ScaleRule rule, float scale_max);
 std::string RoundName(Round round);
 int ElemBits(Elem elem);
+float ElemMax(Elem elem);  // largest value; 0 for fp32 and bf16
 
 }  // namespace nibble

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// CpuBackend: the reference backend: plain loops on a thread pool, OpenBLAS (one thread per tile)
+// for products.
+//
+// Thread-safety, errors and aliasing: as kernels/backend.h. Ownership: owns its threads and
+// workspaces. Invariant: work is split into chunks that depend on shapes only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace nibble::cpu {
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads, int64_t memory_limit_bytes);
+  ~CpuBackend() override;
+
+  std::string_view name() const override { return "cpu"; }
+  std::string description() const override;
+  Support Supports(const OpQuery& query) const override;
+
+  Result<void*> Allocate(int64_t size_bytes) override;
+  void Free(void* memory) override;
+  int64_t allocated_bytes() const override { return allocated_bytes_; }
+  int64_t peak_allocated_bytes() const override { return peak_allocated_bytes_; }
+  int64_t workspace_bytes() const override;
+  Status CopyIn(void* device, const void* host, int64_t size_bytes) override;
+  Status CopyOut(void* host, const void* device, int64_t size_bytes) override;
+  Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
+  Status Fill(TensorView x, float value) override;
+  Status Synchronize() override { return OkStatus(); }
+
+  Status EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) override;
+  Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout, TensorView dtable) override;
+  Status RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon, TensorView out,
+                        TensorView rstd) override;
+  Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
+                         ConstTensorView rstd, TensorView dx, bool accumulate_dx,
+                         TensorView dweight) override;
+  Status RopeForward(const RopeParams& params, TensorView x) override;
+  Status RopeBackward(const RopeParams& params, TensorView dx) override;
+  Status AttentionForward(const AttentionParams& params, ConstTensorView q, ConstTensorView k,
+                          ConstTensorView v, TensorView out, TensorView lse) override;
+  Status AttentionBackward(const AttentionParams& params, ConstTensorView dout, ConstTensorView q,
+                           ConstTensorView k, ConstTensorView v, ConstTensorView out,
+                           ConstTensorView lse, TensorView dq, TensorView dk,
+                           TensorView dv) override;
+  Status SwiGluForward(ConstTensorView gate, ConstTensorView up, TensorView out) override;
+  Status SwiGluBackward(ConstTensorView dout, ConstTensorView gate, ConstTensorView up,
+                        TensorView dgate, TensorView dup) override;
+  Status Add(ConstTensorView a, ConstTensorView b, TensorView out) override;
+  Status Axpy(float factor, ConstTensorView x, TensorView y) override;
+  Status Scale(float factor, TensorView x) override;
+  Status RoundToBf16(ConstTensorView x, TensorView out) override;
+  Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
+                      bool write_gradient, TensorView losses) override;
+  Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
+              Transpose transpose_b, bool accumulate, TensorView out) override;
+  Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                  QuantizedTensor* out, TensorView decoded) override;
+  Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;
+  Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
+                       ConstTensorView weight, const QuantizedTensor& quantized,
+                       TensorView gradient) override;
+  Result<QuantizationHealth> MeasureHealth(ConstTensorView x, const QuantizedTensor& quantized,
+                                           ConstTensorView decoded) override;
+  Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
+               TensorView parameter) override;
+  Result<double> Sum(ConstTensorView x) override;
+  Result<double> SumOfSquares(ConstTensorView x) override;
+
+ private:
+  // A view of the workspace `buffer`, grown when needed.
+  Result<float*> Workspace(Buffer& buffer, int64_t floats);
+  Status Rope(const RopeParams& params, TensorView x, bool inverse);
+  // The (cos, sin) table for positions [0, positions), grown when needed.
+  Result<const float*> RopeTable(const RopeParams& params, int64_t positions);
+  Result<double> Reduce(ConstTensorView x, bool squared);
+
+  // One scale group per row or per tensor, no clamping.
+  Status QuantizePlain(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                       QuantizedTensor* out, float* decoded);
+  // With outlier clamping before the scale.
+  Status QuantizeClamped(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                         QuantizedTensor* out, float* decoded);
+  Status TensorBounds(const Occ& occ, ConstTensorView x, float* bounds);
+  void TokenBounds(const Occ& occ, ConstTensorView x, float* bounds, uint16_t* keys);
+
+  ThreadPool pool_;
+  int64_t memory_limit_bytes_;
+  int64_t allocated_bytes_ = 0;
+  int64_t peak_allocated_bytes_ = 0;
+  std::unordered_map<void*, int64_t> allocations_;
+
+  // Workspaces, one per purpose so that operations may call each other.
+  Buffer rope_table_, norm_partials_, attention_scratch_, attention_rounded_, gemm_a_, gemm_b_;
+  Buffer reduce_partials_, histogram_, row_stats_;
+  int64_t rope_positions_ = 0;
+  int64_t rope_head_dim_ = 0;
+  double rope_theta_ = 0;
+};
+
+// INVALID_ARGUMENT unless the view is f32 (or `dtype`) of this shape with memory behind it.
+Status CheckView(const char* op, const char* what, const ConstTensorView& view, int64_t rows,
+                 int64_t cols, DType dtype = DType::kF32);
+// Unless both views are f32 with as many elements.
+Status CheckSameSize(const char* op, const char* what, const ConstTensorView& view, int64_t size,
+                     DType dtype = DType::kF32);
+
+}  // namespace nibble::cpu

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ThreadPool: runs numbered chunks of one loop on a fixed set of threads.
+//
+// Purpose: the CPU backend's only source of parallelism. The caller fixes the chunks (never from
+// the thread count), so which thread runs a chunk cannot change a result.
+// Thread-safety: Run is for one caller thread at a time and does not nest. Ownership: owns its
+// threads; the destructor joins them. Run allocates nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include "base/mutex.h"
+
+namespace nibble::cpu {
+
+class ThreadPool {
+ public:
+  // `threads` counts the caller: 1 starts none. Precondition: threads >= 1.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls body(chunk, worker) once for each chunk in [0, chunks), worker in [0, threads()), and
+  // returns when all are done. `body` must not throw.
+  template <typename Body>
+  void Run(int64_t chunks, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    RunErased(chunks, const_cast<void*>(static_cast<const void*>(&body)),
+              [](void* context, int64_t chunk, int worker) {
+                (*static_cast<Plain*>(context))(chunk, worker);
+              });
+  }
+
+  // Run over [0, count) in pieces of `grain`: body(first, last, worker).
+  template <typename Body>
+  void RunRanges(int64_t count, int64_t grain, Body&& body) {
+    if (count <= 0) return;
+    Run((count + grain - 1) / grain, [&](int64_t chunk, int worker) {
+      const int64_t first = chunk * grain;
+      const int64_t last = first + grain < count ? first + grain : count;
+      body(first, last, worker);
+    });
+  }
+
+ private:
+  using Erased = void (*)(void* context, int64_t chunk, int worker);
+  void RunErased(int64_t chunks, void* context, Erased body);
+  void WorkerLoop(int worker);
+  void TakeChunks(int worker);
+
+  std::vector<std::thread> workers_;
+
+  // Written by Run before the generation changes, read by workers after they saw it change.
+  Erased body_ = nullptr;
+  void* context_ = nullptr;
+  int64_t chunks_ = 0;
+
+  std::atomic<int64_t> next_chunk_{0};
+  std::atomic<int> working_{0};
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<bool> stop_{false};
+  // Sleep of idle workers only; the hand-over itself is the atomics above.
+  Mutex mutex_;
+  CondVar wake_;
+};
+
+}  // namespace nibble::cpu

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Helpers of the vectorised loops: instruction-set clones, exp, fixed-order dot products.
+//
+// Purpose: hot loops are plain C++ that the compiler vectorises, built once per instruction set and
+// chosen at load time. Multiply-add contraction is off and sums use kLanes fixed partial sums, so
+// every clone gives the same bits. Thread-safety: pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/formats/bits.h"
+
+// Sanitizers run before the resolvers of cloned functions can, so they get the plain loop.
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define NIBBLE_CLONES \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), noinline))
+#else
+#define NIBBLE_CLONES __attribute__((noinline))
+#endif
+
+namespace nibble::cpu {
+
+// Partial sums of every reduction; the fold order is part of the result.
+inline constexpr int kLanes = 16;
+
+// e^x: range reduction by ln 2 in two parts, degree-6 polynomial; relative error below 3e-7 over
+// the range, 0 below -87.3 and saturated above 88.7; NaN stays NaN.
+inline float Exp(float x) {
+  const float low = x < -87.3f ? -87.3f : x;
+  const float bounded = low > 88.7f ? 88.7f : low;
+  const float shifted = bounded * 1.44269504f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = (p * (r * r) + r) + 1.0f;
+  // 2^n in two factors: n reaches 128.
+  const uint32_t bits = formats::FloatBits(shifted) - 0x4B400000u;
+  const int32_t exponent = static_cast<int32_t>(bits);
+  const int32_t half = exponent >> 1;
+  const float scale1 = formats::BitsFloat(static_cast<uint32_t>(half + 127) << 23);
+  const float scale2 = formats::BitsFloat(static_cast<uint32_t>(exponent - half + 127) << 23);
+  const float value = (p * scale1) * scale2;
+  return x < -87.3f ? 0.0f : value;
+}
+
+inline float FoldLanes(const float* lanes) {
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
+  return sum;
+}
+inline double FoldLanes(const double* lanes) {
+  double sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
+  return sum;
+}
+
+}  // namespace nibble::cpu
