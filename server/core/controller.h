@@ -58,9 +58,10 @@ struct WorkerRuntime {
 struct AttemptRuntime {
   int attempt = 0;
   int64_t step = 0;
-  int64_t step_at_ms = 0;     // steady time of the last new step
-  int64_t placed_at_ms = 0;   // steady; moved back by what had passed before a restart
-  int64_t started_at_ms = 0;  // steady; 0 = not started
+  int64_t step_at_ms = 0;    // steady time of the last new step
+  int64_t placed_at_ms = 0;  // steady; moved back by what had passed before a restart
+  bool started = false;
+  int64_t started_at_ms = 0;  // steady; meaningful when started
   int64_t stop_at_ms = 0;     // steady time the stop was asked; 0 = none
   bool stop_escalated = false;
   std::map<std::string, int64_t> sent_ms;  // worker -> steady time of the last command
@@ -100,8 +101,13 @@ class Controller {
   const AttemptRuntime* FindAttemptRuntime(std::string_view job_id) const;
 
  private:
-  struct Context;  // the decision under construction
+  // The decision under construction.
+  struct Context {
+    Instant now;
+    Decision decision;
+  };
 
+  // requests.cc: what people ask for.
   void On(const SubmitJob& input, Context& context);
   void On(const CancelJob& input, Context& context);
   void On(const PauseJob& input, Context& context);
@@ -110,22 +116,52 @@ class Controller {
   void On(const UpdateJob& input, Context& context);
   void On(const DrainWorker& input, Context& context);
   void On(const UndrainWorker& input, Context& context);
+  Result<const Job*> FindActive(const std::string& job_id) const;
+
+  // reports.cc: what workers say.
   void On(const RegisterWorker& input, Context& context);
   void On(const Heartbeat& input, Context& context);
   void On(const ReportAttempt& input, Context& context);
   void On(const ReportCheckpoint& input, Context& context);
   void On(const ReportProgress& input, Context& context);
   void On(const SessionClosed& input, Context& context);
-  void On(const Tick& input, Context& context);
+  Status CheckSession(const std::string& worker_id, const std::string& session) const;
+  void Heard(Context& context, const std::string& worker_id);
+  Status TakeReport(Context& context, const std::string& worker_id, const AttemptReport& report);
+  void Reconcile(Context& context, const std::string& worker_id,
+                 const std::vector<AttemptReport>& inventory);
+  void NoteStep(Context& context, const std::string& job_id, const std::string& worker_id,
+                SharePhase phase, int64_t step);
 
-  // Emits one event: applies it to the tentative state and records it in the decision.
-  void Emit(Context& context, Event event);
+  // ticks.cc: timers and scheduling.
+  void On(const Tick& input, Context& context);
+  void ForgiveOwnPause(Instant now);
+  void CheckLeases(Context& context);
+  void CheckLiveJob(Context& context, const std::string& job_id);
+  void CheckStop(Context& context, const std::string& job_id);
+  void StartPlacedJobs(Context& context);
+
+  // lifecycle.cc: starting, stopping and ending attempts.
+  void Emit(Context& context, Event event);  // applies to the tentative state, and records
+  Event AttemptEvent(EventType type, const Job& job, const std::string& worker_id) const;
+  void BeginStop(Context& context, const std::string& job_id, EventType type, StopRequest stop,
+                 const std::string& detail);
+  void EndShare(Context& context, const std::string& job_id, const std::string& worker_id,
+                Outcome outcome);
+  void FinishAttempt(Context& context, const std::string& job_id);
+  void SendUnconfirmed(Context& context, const std::string& job_id);
+  void SendStart(Context& context, const Job& job, const Share& share);
+  void SendStop(Context& context, const Job& job, const Share& share);
+  void Send(Context& context, const std::string& worker_id,
+            std::variant<StartAttempt, StopAttempt, ForgetAttempt> body);
+  AttemptRuntime RuntimeFromState(const Job& job, Instant now) const;
 
   Options options_;
   State state_;
   std::map<std::string, WorkerRuntime, std::less<>> workers_;
   std::map<std::string, AttemptRuntime, std::less<>> attempts_;  // by job id, live ones
-  int64_t last_tick_ms_ = 0;
+  Instant last_now_;
+  int64_t last_tick_ms_ = 0;  // steady
   bool needs_tick_ = true;
 };
 

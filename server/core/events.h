@@ -79,7 +79,7 @@ struct Event {
                                AttemptEndedData, JobRequeuedData, JobUpdatedData, JobEndedData,
                                Worker, WorkerDrainedData>;
   EventType type = EventType::kJobSubmitted;
-  int64_t sequence = 0;  // position in the log, given by it; 0 before
+  int64_t sequence = 0;  // position in the log, from 1, without gaps
   int64_t time_ms = 0;   // wall time of the decision
   std::string job_id;    // "" for events of a worker only
   std::string worker_id;

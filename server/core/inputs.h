@@ -126,11 +126,13 @@ struct Heartbeat {
   std::vector<AttemptReport> inventory;
 };
 
-// News of one attempt between heartbeats. ABORTED for a stale epoch or session; then nothing has
-// changed, and for a live process a StopAttempt{kill} command follows.
+// News of one attempt between heartbeats; `sequence` from the same counter as theirs, so that an
+// inventory taken before this news but arriving after it is not compared. ABORTED for a stale epoch
+// or session; then nothing has changed, and for a live process a StopAttempt{kill} follows.
 struct ReportAttempt {
   std::string worker_id;
   std::string session;
+  int64_t sequence = 0;
   AttemptReport report;
 };
 
@@ -178,7 +180,7 @@ struct StartAttempt {
   int64_t epoch = 0;
   std::vector<std::string> devices;  // rank first_rank + i runs on devices[i]
   int first_rank = 0;
-  int world_size = 1;
+  int world_size = 0;
   int node_rank = 0;
   int nodes = 1;
   std::string master_address;  // of the worker with rank 0

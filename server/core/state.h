@@ -61,8 +61,9 @@ class State {
   using Workers = std::map<std::string, Worker, std::less<>>;
   using Queue = std::set<QueueKey>;
 
-  // Folds one event in. INTERNAL, and no change, when the event contradicts the state: the log was
-  // written by a buggy build or is not this state's continuation.
+  // Folds one event in; its sequence must be last_sequence() + 1. INTERNAL, and no change, when the
+  // event contradicts the state: the log was written by a buggy build or is not this state's
+  // continuation.
   Status Apply(const Event& event);
 
   const Jobs& jobs() const { return jobs_; }
@@ -78,7 +79,7 @@ class State {
   const std::set<std::string>& live_jobs() const { return live_jobs_; }
   // Ids of jobs whose live attempt has an unended share on this worker.
   std::vector<std::string> JobsOnWorker(std::string_view worker_id) const;
-  // "job/attempt" holding the device, or "" when it is free.
+  // Id of the job whose live attempt holds the device, or "" when it is free.
   std::string DeviceHolder(std::string_view worker_id, std::string_view device_id) const;
   int64_t next_job_number() const { return counters_.next_job_number; }
   int64_t next_epoch() const { return counters_.next_epoch; }
@@ -101,32 +102,34 @@ class State {
     int64_t active_jobs = 0;
   };
   struct Undo {
+    bool active = false;
     Counters counters;
     std::map<std::string, std::optional<Job>> jobs;  // as they were; nullopt = did not exist
     std::map<std::string, std::optional<Worker>> workers;
     std::vector<std::string> requests;  // added
-    bool active = false;
   };
 
-  Status ApplyJobEvent(const Event& event);
-  Status ApplyWorkerEvent(const Event& event);
-  Status Submit(const Event& event);
-  Status Place(const Event& event, Job job);
+  Status ApplySubmitted(const Event& event);
+  Status ApplyToJob(const Event& event, Job& job);
+  Status ApplyToAttempt(const Event& event, Job& job);
+  Status ApplyPlaced(const Event& event, Job& job);
+  Status ApplyStopRequest(const Event& event, Job& job);
+  Status ApplyToWorker(const Event& event);
   void PutJob(Job job);
   void PutWorker(Worker worker);
   void StoreJob(const std::string& id, std::optional<Job> job);  // keeps the indexes true
   void Index(const Job& job, bool add);
   void RememberRequest(const std::string& request_id, const std::string& job_id,
                        const std::string& body_hash);
-  void BeginUndo();
 
   Jobs jobs_;
   Workers workers_;
   std::map<std::string, RequestRecord, std::less<>> requests_;
   std::map<std::string, Queue> queues_;
   std::set<std::string> live_jobs_;
-  std::map<std::string, std::map<std::string, std::string>, std::less<>> held_devices_;
-  std::map<std::string, std::set<int64_t>, std::less<>> names_;  // name -> job numbers
+  // Worker -> device -> id of the job that holds it.
+  std::map<std::string, std::map<std::string, std::string, std::less<>>, std::less<>> held_devices_;
+  std::map<std::string, std::map<int64_t, std::string>, std::less<>> names_;  // number -> id
   Counters counters_;
   Undo undo_;
   std::set<std::string> changed_jobs_;

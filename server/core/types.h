@@ -30,6 +30,7 @@ inline constexpr size_t kMaxSpecBytes = 1 << 20;
 inline constexpr size_t kMaxTextBytes = 1024;  // any single name, label, reason or message
 // Attempts kept in a job's state; older ones remain in its event history.
 inline constexpr size_t kMaxAttemptsKept = 100;
+inline constexpr size_t kMaxRequestsKept = 100;
 
 struct Resources {
   int nodes = 1;           // distinct workers
@@ -128,6 +129,12 @@ struct StopRequest {
   int64_t asked_ms = 0;
 };
 
+// A request id of a change to a job and the hash of what it asked for.
+struct RequestUse {
+  std::string request_id;
+  std::string body_hash;
+};
+
 struct Job {
   std::string id;      // "j-17"
   int64_t number = 0;  // 17: the last key of the queue order
@@ -146,11 +153,12 @@ struct Job {
   std::optional<Checkpoint> latest_checkpoint;
   int64_t not_before_ms = 0;                  // retry backoff
   EndReason last_failure = EndReason::kNone;  // of the last charged attempt
-  int user_retries = 0;
-  std::vector<int64_t> infra_retries_ms;  // times, the last 24 hours at each change
-  int preemptions = 0;                    // stops that were charged to nobody
-  int failures_in_row = 0;                // since the last new checkpoint
-  int64_t ran_ms = 0;                     // over ended attempts
+  int user_failures = 0;                      // attempts charged to the user's budget
+  std::vector<int64_t> infra_failures_ms;     // times of attempts charged to infra, last 24 hours
+  int preemptions = 0;                        // attempts that ended Preempted, charged to nobody
+  int failures_in_row = 0;                    // since the last new checkpoint
+  int64_t ran_ms = 0;                         // over ended attempts
+  std::vector<RequestUse> cancel_requests;    // the newest kMaxRequestsKept
 
   // The attempt that may hold devices, or nullptr.
   const Attempt* live_attempt() const;
@@ -189,12 +197,14 @@ Json ToJson(const JobSpec& spec);
 Json ToJson(const Outcome& outcome);
 Json ToJson(const Share& share);
 Json ToJson(const Checkpoint& checkpoint);
+Json ToJson(const StopRequest& stop);
 Json ToJson(const Job& job);
 Json ToJson(const Worker& worker);
 Result<JobSpec> JobSpecFromJson(const Json& json);
 Result<Outcome> OutcomeFromJson(const Json& json);
 Result<Share> ShareFromJson(const Json& json);
 Result<Checkpoint> CheckpointFromJson(const Json& json);
+Result<StopRequest> StopRequestFromJson(const Json& json);
 Result<Job> JobFromJson(const Json& json);
 Result<Worker> WorkerFromJson(const Json& json);
 
