@@ -45,14 +45,20 @@ class LinearWorkspace {
  private:
   friend class LinearInput;
   friend class QuantizedLinear;
+  // What a decoded buffer holds now: the stamp of the writer and its slot.
+  struct Content {
+    uint64_t stamp = 0;  // 0: nothing
+    Slot slot = Slot::kXf;
+    friend bool operator==(const Content&, const Content&) = default;
+  };
+  uint64_t NextStamp() { return ++last_stamp_; }
+
   Backend& backend_;
-  // Decoded operands, with who wrote them last so that neighbours reuse them.
-  Buffer input_, weight_, gradient_, gradient2_, product_;
-  const void* input_owner_ = nullptr;
-  uint64_t input_stamp_ = 0;
-  int input_slot_ = 0;
-  QuantizedTensor gradient_codes_;
-  uint64_t next_stamp_ = 1;
+  // Decoded operands; neighbours that share an operand find it still there.
+  Buffer input_, weight_, gradient_, gradient_wgrad_, product_;
+  Content input_content_, weight_content_;
+  QuantizedTensor gradient_codes_;  // scales only: dY is used at once
+  uint64_t last_stamp_ = 0;
 };
 
 class LinearInput {
@@ -76,9 +82,10 @@ class LinearInput {
 
  private:
   friend class QuantizedLinear;
-  // Decoded Xf or Xw in the workspace, or the borrowed source.
+  // Decoded Xf or Xw in the workspace, or the borrowed FP32 source. Valid until the workspace's
+  // input buffer serves another LinearInput.
   Result<ConstTensorView> Operand(Slot slot);
-  Status DecodeInto(Slot slot, TensorView out);
+  Status QuantizeSlot(const LinearStep& step, Slot slot, ConstTensorView x, QuantizedTensor* out);
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;
@@ -86,7 +93,7 @@ class LinearInput {
   ConstTensorView source_;
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  uint64_t stamp_ = 0;
+  uint64_t stamp_ = 0;  // changes with every Set; 0 before the first
   QuantizedTensor forward_;
   QuantizedTensor wgrad_;  // only when Xw has its own quantizer
   QuantizationHealth health_;
@@ -125,9 +132,14 @@ class QuantizedLinear {
   const LinearHealth& health() const { return health_; }
 
  private:
+  Status CheckShapes(const char* op, const LinearInput& input, ConstTensorView weight,
+                     ConstTensorView y) const;
   Status PrepareWeight(const LinearStep& step, ConstTensorView weight, uint64_t version);
+  Status QuantizeWeight(const LinearStep& step, Slot slot, ConstTensorView weight,
+                        QuantizedTensor* out);
   Result<ConstTensorView> WeightOperand(Slot slot, ConstTensorView weight);
-  Result<ConstTensorView> GradientOperand(Slot slot, const LinearStep& step, ConstTensorView dy);
+  Result<ConstTensorView> GradientOperand(Slot slot, const LinearStep& step, ConstTensorView dy,
+                                          Buffer& buffer);
   Status WeightGradient(ConstTensorView gradient, ConstTensorView input, ConstTensorView weight,
                         TensorView dweight);
 
@@ -135,7 +147,7 @@ class QuantizedLinear {
   LinearRecipe recipe_;
   uint32_t layer_;
   uint64_t version_ = 0;
-  bool prepared_ = false;
+  uint64_t stamp_ = 0;            // changes with every quantization; 0 before the first
   QuantizedTensor weight_;        // Wf
   QuantizedTensor weight_dgrad_;  // only when Wd has its own quantizer
   LinearHealth health_;

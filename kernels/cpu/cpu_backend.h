@@ -19,10 +19,11 @@
 
 namespace nibble::cpu {
 
+struct RowStats;
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads, int64_t memory_limit_bytes);
-  ~CpuBackend() override;
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;
@@ -86,14 +87,14 @@ class CpuBackend final : public Backend {
   Result<const float*> RopeTable(const RopeParams& params, int64_t positions);
   Result<double> Reduce(ConstTensorView x, bool squared);
 
-  // One scale group per row or per tensor, no clamping.
-  Status QuantizePlain(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                       QuantizedTensor* out, float* decoded);
-  // With outlier clamping before the scale.
-  Status QuantizeClamped(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                         QuantizedTensor* out, float* decoded);
-  Status TensorBounds(const Occ& occ, ConstTensorView x, float* bounds);
-  void TokenBounds(const Occ& occ, ConstTensorView x, float* bounds, uint16_t* keys);
+  // Quantize in three passes over rows; struct RowStats carries what one pass tells the next.
+  Result<RowStats*> MeasureRows(const Quant& quant, ConstTensorView x);
+  Status SetScales(const Quant& quant, const RowStats* stats, QuantizedTensor* out);
+  Status EncodeRows(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                    const RowStats* stats, QuantizedTensor* out, TensorView decoded);
+  // Clamping bounds from the order statistics of the whole tensor (one pair) or of each row.
+  Status TensorBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
+  Status TokenBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
 
   ThreadPool pool_;
   int64_t memory_limit_bytes_;

@@ -20,6 +20,13 @@
 #define NIBBLE_CLONES __attribute__((noinline))
 #endif
 
+// Before a loop whose arrays are either distinct or the very same (never shifted).
+#if defined(__clang__)
+#define NIBBLE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define NIBBLE_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace nibble::cpu {
 
 // Partial sums of every reduction; the fold order is part of the result.

@@ -169,19 +169,13 @@ RecipePrecision PrecisionOf(const LinearRecipe& linear) {
 
 double SavedInputBits(const LinearRecipe& linear, int64_t in) {
   double bits = SavedBits(linear.slot(Slot::kXf), in);
-  if (linear.slot(Slot::kXw).source == Source::kHp &&
-      linear.slot(Slot::kXw) != linear.slot(Slot::kXf)) {
-    bits += SavedBits(linear.slot(Slot::kXw), in);
-  }
+  if (!linear.SharesCodes(Slot::kXw)) bits += SavedBits(linear.slot(Slot::kXw), in);
   return bits;
 }
 
 double SavedWeightBits(const LinearRecipe& linear, int64_t in) {
   double bits = SavedBits(linear.slot(Slot::kWf), in);
-  if (linear.slot(Slot::kWd).source == Source::kHp &&
-      linear.slot(Slot::kWd) != linear.slot(Slot::kWf)) {
-    bits += SavedBits(linear.slot(Slot::kWd), in);
-  }
+  if (!linear.SharesCodes(Slot::kWd)) bits += SavedBits(linear.slot(Slot::kWd), in);
   return bits;
 }
 

@@ -102,6 +102,13 @@ const Quant& LinearRecipe::Resolved(Slot s) const {
   return slot(s).source == Source::kReuse ? slot(ReuseTarget(s)) : slot(s);
 }
 
+bool LinearRecipe::SharesCodes(Slot s) const {
+  const Slot target = ReuseTarget(s);
+  if (target == s) return false;
+  if (slot(s).source == Source::kReuse) return true;
+  return slot(s) == slot(target) && !slot(s).stochastic();
+}
+
 LinearRecipe Recipe::LinearForBlock(int index, int count) const {
   const bool excluded = index < bf16_blocks_first || index >= count - bf16_blocks_last;
   return excluded ? LinearRecipe{} : linear;

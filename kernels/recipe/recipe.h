@@ -83,6 +83,9 @@ struct LinearRecipe {
   const Quant& slot(Slot s) const { return slots[static_cast<size_t>(s)]; }
   // The quantizer whose codes the slot uses: itself, or the one `reuse` points at.
   const Quant& Resolved(Slot s) const;
+  // Whether Wd, Gw or Xw shares the codes of Wf, Gd or Xf: it says `reuse`, or has the very same
+  // deterministic quantizer.
+  bool SharesCodes(Slot s) const;
 };
 
 struct Recipe {

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Makers and names shared by all backends; Buffer.
+#include "kernels/backend.h"
+
+#include <string>
+
+#include "base/strings.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace nibble {
+
+const char* DTypeName(DType type) {
+  static constexpr const char* kNames[] = {"f32", "bf16", "i32", "u8"};
+  return kNames[static_cast<int>(type)];
+}
+
+const char* OpName(Op op) {
+  static constexpr const char* kNames[] = {
+      "embedding",     "rms_norm", "rope",     "attention",      "swiglu", "elementwise",
+      "cross_entropy", "gemm",     "quantize", "quantized_gemm", "adamw",  "reduction"};
+  return kNames[static_cast<int>(op)];
+}
+
+const char* SupportName(Support support) {
+  static constexpr const char* kNames[] = {"none", "reference", "fast"};
+  return kNames[static_cast<int>(support)];
+}
+
+Status Buffer::Reserve(Backend& backend, int64_t size_bytes) {
+  if (backend_ == &backend && size_bytes <= capacity_bytes_) return OkStatus();
+  Reset();
+  ASSIGN_OR_RETURN(data_, backend.Allocate(size_bytes));
+  backend_ = &backend;
+  capacity_bytes_ = size_bytes;
+  return OkStatus();
+}
+
+Result<TensorView> Buffer::View(Backend& backend, int64_t rows, int64_t cols, DType type) {
+  RETURN_IF_ERROR(Reserve(backend, rows * cols * SizeOf(type)));
+  return TensorView{data_, rows, cols, type};
+}
+
+void Buffer::Reset() {
+  if (backend_ != nullptr) backend_->Free(data_);
+  backend_ = nullptr;
+  data_ = nullptr;
+  capacity_bytes_ = 0;
+}
+
+int64_t QuantizedTensor::code_row_bytes() const {
+  switch (elem) {
+    case Elem::kE2M1:
+      return (cols + 1) / 2;
+    case Elem::kE4M3:
+    case Elem::kE5M2:
+      return cols;
+    case Elem::kBf16:
+      return cols * 2;
+    case Elem::kF32:
+      break;
+  }
+  return cols * 4;
+}
+
+int64_t QuantizedTensor::size_bytes() const {
+  int64_t total = has_codes ? rows * code_row_bytes() : 0;
+  if (scale != ScaleRule::kNone) total += scale_count() * 4;
+  if (comp != OccComp::kNone) {
+    const int64_t value_bytes = comp == OccComp::kE4M3 ? 1 : 4;
+    total += (rows + 1) * 4 + residual_count * (4 + value_bytes);
+  }
+  return total;
+}
+
+Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, const BackendOptions& options) {
+  if (name == "cuda") {
+    return UnimplementedError("backend cuda is not part of this release; use cpu");
+  }
+  if (name != "cpu") return InvalidArgumentError(UnknownNameMessage("backend", name, {"cpu"}));
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return InvalidArgumentError(
+        StrFormat("threads = %d; expected 0 (one per core) to %d", options.threads, kMaxThreads));
+  }
+  if (options.memory_limit_bytes < 0) {
+    return InvalidArgumentError(StrFormat("memory limit = %lld bytes; expected 0 (none) or more",
+                                          static_cast<long long>(options.memory_limit_bytes)));
+  }
+  std::unique_ptr<Backend> backend =
+      std::make_unique<cpu::CpuBackend>(options.threads, options.memory_limit_bytes);
+  return backend;
+}
+
+}  // namespace nibble

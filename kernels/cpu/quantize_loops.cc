@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/quantize_loops.h"
+
+#include "kernels/cpu/vector_math.h"
+#include "kernels/formats/bf16.h"
+#include "kernels/formats/dge.h"
+#include "kernels/formats/e2m1.h"
+#include "kernels/formats/fp8.h"
+#include "kernels/formats/occ.h"
+#include "kernels/formats/philox.h"
+
+namespace nibble::cpu {
+namespace {
+
+NIBBLE_CLONES uint32_t AmaxBits(const float* x, int64_t n) {
+  uint32_t lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) lanes[l] = formats::AmaxUpdate(lanes[l], x[i + l]);
+  }
+  for (; i < n; ++i) lanes[0] = formats::AmaxUpdate(lanes[0], x[i]);
+  for (int l = 1; l < kLanes; ++l) lanes[0] = lanes[l] > lanes[0] ? lanes[l] : lanes[0];
+  return lanes[0];
+}
+
+struct ClampedStats {
+  uint32_t amax[kLanes];
+  uint32_t residual[kLanes];
+  int32_t count[kLanes];
+};
+
+inline void UpdateClamped(float x, float low, float high, ClampedStats* stats, int lane) {
+  const float value = formats::RoundBf16(x);
+  const float clamped = formats::OccClamp(value, low, high);
+  stats->amax[lane] = formats::AmaxUpdate(stats->amax[lane], clamped);
+  const bool outlier = value < low || value > high;
+  const float residual = outlier ? value - clamped : 0.0f;
+  stats->residual[lane] = formats::AmaxUpdate(stats->residual[lane], residual);
+  stats->count[lane] += outlier ? 1 : 0;
+}
+
+NIBBLE_CLONES void ClampedLanes(const float* x, int64_t n, float low, float high,
+                                ClampedStats* out) {
+  ClampedStats stats = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) UpdateClamped(x[i + l], low, high, &stats, l);
+  }
+  for (; i < n; ++i) UpdateClamped(x[i], low, high, &stats, 0);
+  *out = stats;
+}
+
+// y = fl(bf16(x) clamped * enc) of one element.
+inline float Scaled(float x, float low, float high, float enc) {
+  return formats::OccClamp(formats::RoundBf16(x), low, high) * enc;
+}
+
+NIBBLE_CLONES void RoundE2M1EvenLoop(const float* x, float low, float high, float enc, float* grid,
+                                     int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    grid[i] = formats::RoundE2M1Even(Scaled(x[i], low, high, enc));
+  }
+}
+NIBBLE_CLONES void RoundE4M3Loop(const float* x, float low, float high, float enc, float* grid,
+                                 int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE4M3(Scaled(x[i], low, high, enc));
+}
+NIBBLE_CLONES void RoundE5M2Loop(const float* x, float low, float high, float enc, float* grid,
+                                 int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE5M2(Scaled(x[i], low, high, enc));
+}
+NIBBLE_CLONES void RoundBf16Loop(const float* x, float* grid, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundBf16(x[i]);
+}
+
+// Tie rules other than even, and the stochastic ones: plain loops, used by ablations.
+void RoundE2M1Other(const Quant& quant, const RandomPosition& random, const float* x, float low,
+                    float high, float enc, float* grid, int64_t n) {
+  const QuantizeContext& c = random.context;
+  for (int64_t i = 0; i < n; ++i) {
+    const float y = Scaled(x[i], low, high, enc);
+    const uint64_t element = static_cast<uint64_t>(random.first_element + i);
+    switch (quant.round) {
+      case Round::kEven:
+        grid[i] = formats::RoundE2M1Even(y);
+        break;
+      case Round::kHalfUp:
+        grid[i] = formats::RoundE2M1(y, formats::TieRule::kHalfUp);
+        break;
+      case Round::kAway:
+        grid[i] = formats::RoundE2M1(y, formats::TieRule::kAway);
+        break;
+      case Round::kZero:
+        grid[i] = formats::RoundE2M1(y, formats::TieRule::kZero);
+        break;
+      case Round::kSr24:
+        grid[i] = formats::RoundE2M1Sr24(y, formats::RandomWord(c.seed, c.step, c.stream, element));
+        break;
+      case Round::kTe8:
+        grid[i] = formats::RoundE2M1Te8(y, formats::RandomByte(c.seed, c.step, c.stream, element));
+        break;
+    }
+  }
+}
+
+NIBBLE_CLONES void E2M1Codes(const float* grid, uint8_t* codes, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) codes[i] = formats::E2M1CodeOfGridValue(grid[i]);
+}
+NIBBLE_CLONES void E4M3Codes(const float* grid, uint8_t* codes, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) codes[i] = formats::E4M3CodeOfGridValue(grid[i]);
+}
+NIBBLE_CLONES void E5M2Codes(const float* grid, uint8_t* codes, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) codes[i] = formats::E5M2CodeOfGridValue(grid[i]);
+}
+NIBBLE_CLONES void PackPairs(const uint8_t* codes, uint8_t* packed, int64_t pairs) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    packed[i] = static_cast<uint8_t>(codes[2 * i] | (codes[2 * i + 1] << 4));
+  }
+}
+NIBBLE_CLONES void UnpackPairs(const uint8_t* packed, float* grid, int64_t pairs) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    grid[2 * i] = formats::DecodeE2M1(packed[i] & 15u);
+    grid[2 * i + 1] = formats::DecodeE2M1(packed[i] >> 4);
+  }
+}
+NIBBLE_CLONES void E4M3Grid(const uint8_t* codes, float* grid, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = formats::DecodeE4M3(codes[i]);
+}
+NIBBLE_CLONES void E5M2Grid(const uint8_t* codes, float* grid, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = formats::DecodeE5M2(codes[i]);
+}
+NIBBLE_CLONES void DivideLoop(const float* grid, float enc, float* decoded, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] / enc;
+}
+NIBBLE_CLONES void MultiplyLoop(const float* grid, float dec, float* decoded, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] * dec;
+}
+NIBBLE_CLONES void KeysLoop(const float* x, uint16_t* keys, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) keys[i] = formats::Bf16OrderKey(formats::ToBf16(x[i]));
+}
+NIBBLE_CLONES void DgeLoop(double inverse_k, double clip, float enc, const float* wgrad,
+                           const float* weight, float* gradient, int64_t n) {
+  NIBBLE_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) {
+    const float scaled = formats::RoundBf16(weight[i]) * enc;
+    gradient[i] += wgrad[i] * formats::DgeDerivative(scaled, inverse_k, clip);
+  }
+}
+
+}  // namespace
+
+void MeasurePlain(const float* x, int64_t n, RowStats* stats) {
+  // Rounding is monotone, so the amax of the rounded values is the rounded amax.
+  const float amax = formats::BitsFloat(AmaxBits(x, n));
+  stats->amax_bits = formats::FloatBits(formats::RoundBf16(amax));
+  stats->residual_amax_bits = 0;
+  stats->residual_count = 0;
+}
+
+void MeasureClamped(const float* x, int64_t n, RowStats* stats) {
+  ClampedStats lanes;
+  ClampedLanes(x, n, stats->low, stats->high, &lanes);
+  stats->amax_bits = 0;
+  stats->residual_amax_bits = 0;
+  stats->residual_count = 0;
+  for (int l = 0; l < kLanes; ++l) {
+    if (lanes.amax[l] > stats->amax_bits) stats->amax_bits = lanes.amax[l];
+    if (lanes.residual[l] > stats->residual_amax_bits) {
+      stats->residual_amax_bits = lanes.residual[l];
+    }
+    stats->residual_count += lanes.count[l];
+  }
+}
+
+void RoundSegment(const Quant& quant, const RandomPosition& random, const float* x, float low,
+                  float high, float enc, float* grid, int64_t n) {
+  switch (quant.elem) {
+    case Elem::kE2M1:
+      if (quant.round == Round::kEven) return RoundE2M1EvenLoop(x, low, high, enc, grid, n);
+      return RoundE2M1Other(quant, random, x, low, high, enc, grid, n);
+    case Elem::kE4M3:
+      return RoundE4M3Loop(x, low, high, enc, grid, n);
+    case Elem::kE5M2:
+      return RoundE5M2Loop(x, low, high, enc, grid, n);
+    case Elem::kBf16:
+    case Elem::kF32:
+      return RoundBf16Loop(x, grid, n);
+  }
+}
+
+void EncodeSegment(Elem elem, const float* grid, uint8_t* codes, int64_t n) {
+  switch (elem) {
+    case Elem::kE2M1: {
+      uint8_t wide[kSegment];
+      E2M1Codes(grid, wide, n);
+      PackPairs(wide, codes, n / 2);
+      if (n % 2 != 0) codes[n / 2] = wide[n - 1];
+      return;
+    }
+    case Elem::kE4M3:
+      return E4M3Codes(grid, codes, n);
+    case Elem::kE5M2:
+      return E5M2Codes(grid, codes, n);
+    case Elem::kBf16:
+    case Elem::kF32:
+      for (int64_t i = 0; i < n; ++i) {
+        const uint16_t bits = formats::ToBf16(grid[i]);
+        std::memcpy(codes + 2 * i, &bits, sizeof(bits));
+      }
+      return;
+  }
+}
+
+void GridFromCodes(Elem elem, const uint8_t* codes, float* grid, int64_t n) {
+  switch (elem) {
+    case Elem::kE2M1:
+      UnpackPairs(codes, grid, n / 2);
+      if (n % 2 != 0) grid[n - 1] = formats::DecodeE2M1(codes[n / 2] & 15u);
+      return;
+    case Elem::kE4M3:
+      return E4M3Grid(codes, grid, n);
+    case Elem::kE5M2:
+      return E5M2Grid(codes, grid, n);
+    case Elem::kBf16:
+    case Elem::kF32:
+      for (int64_t i = 0; i < n; ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, codes + 2 * i, sizeof(bits));
+        grid[i] = formats::FromBf16(bits);
+      }
+      return;
+  }
+}
+
+void DecodeSegment(ScaleRule scale, float enc, const float* grid, float* decoded, int64_t n) {
+  switch (scale) {
+    case ScaleRule::kNone:
+      return MultiplyLoop(grid, 1.0f, decoded, n);
+    case ScaleRule::kF32:
+      return DivideLoop(grid, enc, decoded, n);
+    case ScaleRule::kP2:  // 1/enc is exact
+    case ScaleRule::kCurrent:
+    case ScaleRule::kCurrentP2:
+      return MultiplyLoop(grid, 1.0f / enc, decoded, n);
+  }
+}
+
+void OrderKeys(const float* x, uint16_t* keys, int64_t n) { KeysLoop(x, keys, n); }
+
+void DgeSegment(double inverse_k, double clip, float enc, const float* wgrad, const float* weight,
+                float* gradient, int64_t n) {
+  DgeLoop(inverse_k, clip, enc, wgrad, weight, gradient, n);
+}
+
+}  // namespace nibble::cpu
