@@ -69,6 +69,8 @@ TokenShard& TokenShard::operator=(TokenShard&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(fd_, other.fd_);
   std::swap(width_, other.width_);
+  std::swap(magic_, other.magic_);
+  std::swap(version_, other.version_);
   std::swap(token_count_, other.token_count_);
   return *this;
 }
@@ -100,6 +102,8 @@ Result<TokenShard> TokenShard::Open(const std::string& path) {
   std::array<int32_t, kShardHeaderInts> header;
   RETURN_IF_ERROR(shard.ReadBytes(0, header.data(), sizeof(header)));
   ASSIGN_OR_RETURN(shard.width_, WidthOfHeader(path, header[0], header[1]));
+  shard.magic_ = header[0];
+  shard.version_ = header[1];
   shard.token_count_ = header[2];
   if (shard.token_count_ <= 0) {
     return InvalidArgumentError(

@@ -54,6 +54,8 @@ class TokenShard {
 
   const std::string& path() const { return path_; }
   TokenWidth width() const { return width_; }
+  int32_t magic() const { return magic_; }
+  int32_t version() const { return version_; }
   int64_t token_count() const { return token_count_; }
 
   // Fills `out` with the tokens [begin, begin + out.size()). Every id must be below `vocab_size`:
@@ -75,6 +77,8 @@ class TokenShard {
   std::string path_;
   int fd_ = -1;
   TokenWidth width_ = TokenWidth::k16;
+  int32_t magic_ = 0;
+  int32_t version_ = 0;
   int64_t token_count_ = 0;
 };
 

@@ -99,12 +99,10 @@ Result<std::vector<std::string>> TokenizerFiles(const std::string& path) {
 
 Result<std::string> TokenizerHash(const std::string& path) {
   ASSIGN_OR_RETURN(const Source source, Identify(path));
-  Sha256 hash;
-  for (const std::string& content : source.contents) {
-    hash.Update(std::to_string(content.size()) + "\n");
-    hash.Update(content);
-  }
-  return hash.HexDigest();
+  if (source.contents.size() == 1) return Sha256Hex(source.contents[0]);
+  std::string digests;
+  for (const std::string& content : source.contents) digests += Sha256Hex(content) + "\n";
+  return Sha256Hex(digests);
 }
 
 Status CheckEncodeSize(std::string_view text) {

@@ -57,7 +57,8 @@ Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
 // copies under the same names loads as the same tokenizer. Errors as LoadTokenizer.
 Result<std::vector<std::string>> TokenizerFiles(const std::string& path);
 
-// 64 hex digits over the content of TokenizerFiles(path): the tokenizer's identity.
+// The tokenizer's identity as 64 hex digits: the SHA-256 of its file or, for a pair, of the two
+// files' digests, each followed by a line end.
 Result<std::string> TokenizerHash(const std::string& path);
 
 // Encode for text of any length in bounded memory: encodes runs of at most kEncodeRunBytes, cut by

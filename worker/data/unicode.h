@@ -12,6 +12,9 @@
 
 namespace nibble {
 
+// May begin a UTF-8 file; no part of its text.
+inline constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
 struct Utf8Char {
   char32_t code_point = 0;  // U+FFFD for a byte that begins no valid sequence
   size_t length = 0;        // bytes taken: 1..4; 1 for an invalid byte
