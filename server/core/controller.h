@@ -79,6 +79,10 @@ class Controller {
   void Commit() { state_.Commit(); }
   void Rollback();
 
+  // For incremental snapshots: see State.
+  SnapshotRows Changes() const { return state_.Changes(); }
+  void ForgetChanges() { state_.ForgetChanges(); }
+
   // Something happened that may let a job start: hand in a Tick soon.
   bool NeedsTick() const { return needs_tick_; }
 

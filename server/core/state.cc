@@ -142,7 +142,7 @@ void State::RememberRequest(const std::string& request_id, const std::string& jo
   }
 }
 
-SnapshotRows State::TakeChanges() {
+SnapshotRows State::Changes() const {
   NIBBLE_CHECK(!undo_.active);
   SnapshotRows rows;
   rows.sequence = counters_.last_sequence;
@@ -153,14 +153,18 @@ SnapshotRows State::TakeChanges() {
     if (const Worker* worker = FindWorker(id))
       rows.workers.emplace_back(id, ToJson(*worker).Dump());
   }
-  changed_jobs_.clear();
-  changed_workers_.clear();
   rows.counters = Json::Object({{"v", kEventFormat},
                                 {"next_job_number", counters_.next_job_number},
                                 {"next_epoch", counters_.next_epoch},
                                 {"last_sequence", counters_.last_sequence}})
                       .Dump();
   return rows;
+}
+
+void State::ForgetChanges() {
+  NIBBLE_CHECK(!undo_.active);
+  changed_jobs_.clear();
+  changed_workers_.clear();
 }
 
 Result<State> State::FromSnapshot(const SnapshotRows& rows) {

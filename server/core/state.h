@@ -47,7 +47,7 @@ struct RequestRecord {
   std::string body_hash;
 };
 
-// Entities changed since the last TakeChanges, as JSON rows for an incremental snapshot.
+// Entities changed since the last ForgetChanges, as JSON rows for an incremental snapshot.
 struct SnapshotRows {
   int64_t sequence = 0;                                      // last event folded in
   std::vector<std::pair<std::string, std::string>> jobs;     // id, JSON text
@@ -89,8 +89,10 @@ class State {
   void Commit();
   void Rollback();
 
-  // Rows of all jobs and workers changed since the last call. Precondition: nothing speculative.
-  SnapshotRows TakeChanges();
+  // Rows of all jobs and workers changed since the last ForgetChanges (which says that they are
+  // saved). Precondition of both: nothing speculative.
+  SnapshotRows Changes() const;
+  void ForgetChanges();
   // Rebuilds from the rows of all snapshots so far. DATA_LOSS for a damaged row.
   static Result<State> FromSnapshot(const SnapshotRows& rows);
 

@@ -46,7 +46,7 @@ class Engine {
 
  private:
   Engine(EngineOptions options, EventLog* log) : options_(options), log_(log) {}
-  void MaybeSnapshot();
+  void MaybeSnapshot(int64_t wall_ms);
 
   EngineOptions options_;
   EventLog* log_;

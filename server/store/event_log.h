@@ -26,9 +26,9 @@ class EventLog {
  public:
   virtual ~EventLog() = default;
 
-  // Gives the events the next sequence numbers and makes all of them durable, or none.
+  // Makes all events durable, or none. Their sequence numbers continue the log's: INTERNAL else.
   // RESOURCE_EXHAUSTED when the disk is full; the log stays usable and a later Append may succeed.
-  virtual Status Append(std::vector<core::Event>& events) = 0;
+  virtual Status Append(const std::vector<core::Event>& events) = 0;
 
   // The state after the last durable event: snapshot rows plus the events that follow them.
   // DATA_LOSS for a damaged log, FAILED_PRECONDITION for one written by a newer build.
@@ -36,6 +36,10 @@ class EventLog {
 
   // Stores changed rows, all or none. Events up to rows.sequence are then not needed by Load.
   virtual Status SaveSnapshot(const core::SnapshotRows& rows) = 0;
+
+  // Removes worker-only events older than the log's retention that Load no longer needs, and
+  // returns how many. What History of a job needs stays.
+  virtual Result<int64_t> Compact(int64_t wall_ms) = 0;
 
   // Events of a job (or of a worker, or of both when "" is given) after `after_sequence`, oldest
   // first, at most `limit`. The history of a job is kept as long as the job.
@@ -46,7 +50,7 @@ class EventLog {
 
 struct SqliteLogOptions {
   std::string state_directory;
-  // Heartbeat-like worker events older than this and below the snapshot are removed.
+  // Compact keeps worker-only events this long.
   int64_t worker_history_ms = int64_t{30} * 24 * 3600 * 1000;
 };
 
@@ -58,15 +62,12 @@ class SqliteEventLog : public EventLog {
   static Result<std::unique_ptr<SqliteEventLog>> Open(const SqliteLogOptions& options);
   ~SqliteEventLog() override;
 
-  Status Append(std::vector<core::Event>& events) override;
+  Status Append(const std::vector<core::Event>& events) override;
   Result<core::State> Load() override;
   Status SaveSnapshot(const core::SnapshotRows& rows) override;
+  Result<int64_t> Compact(int64_t wall_ms) override;
   Result<std::vector<core::Event>> History(const std::string& job_id, const std::string& worker_id,
                                            int64_t after_sequence, int limit) const override;
-
-  // Removes worker-only events that are older than the retention and covered by the snapshot.
-  // Returns how many. Call rarely.
-  Result<int64_t> Compact(int64_t wall_ms);
 
  private:
   struct Impl;
