@@ -2,6 +2,8 @@
 #include "base/process.h"
 
 #include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,12 +53,17 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
 }
 
 // Runs in the child between fork and exec: async-signal-safe calls only. Returns errno.
-int PrepareChild(const ProcessOptions& options) {
+int PrepareChild(const ProcessOptions& options, pid_t parent) {
+  if (options.kill_with_parent) {
+    if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return errno;
+    if (::getppid() != parent) return ECHILD;  // the parent ended before the request was made
+  }
   if (options.new_session) {
     if (::setsid() < 0) return errno;
   } else if (options.new_process_group && ::setpgid(0, 0) != 0) {
     return errno;
   }
+  if (options.end_with_parent && ::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0) return errno;
   if (!options.working_directory.empty() && ::chdir(options.working_directory.c_str()) != 0) {
     return errno;
   }
@@ -90,6 +97,7 @@ Result<Process> Process::Start(const ProcessOptions& options) {
   std::vector<char*> argv_pointers = Pointers(argv), env_pointers = Pointers(env);
   int error_pipe[2];
   if (::pipe2(error_pipe, O_CLOEXEC) != 0) return ErrnoError(errno, "cannot create a pipe");
+  const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid < 0) {
     const int error = errno;
@@ -98,7 +106,7 @@ Result<Process> Process::Start(const ProcessOptions& options) {
     return ErrnoError(error, "cannot fork for " + argv[0]);
   }
   if (pid == 0) {
-    int error = PrepareChild(options);
+    int error = PrepareChild(options, parent);
     if (error == 0) {
       ::execvpe(argv_pointers[0], argv_pointers.data(), env_pointers.data());
       error = errno;

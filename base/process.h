@@ -34,6 +34,7 @@ struct ProcessOptions {
   std::string stderr_path;                               // as stdout_path; may be the same file
   bool new_process_group = true;                         // so that a signal reaches descendants
   bool new_session = false;                              // setsid: outlives the terminal
+  bool kill_with_parent = false;  // SIGKILL when the thread that called Start ends
 };
 
 class Process {

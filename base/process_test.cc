@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <thread>
 
 namespace nibble {
 namespace {
@@ -33,6 +34,16 @@ TEST(Process, SignalReachesTheWholeGroup) {
   ASSERT_TRUE(process.ok());
   EXPECT_FALSE(process->WaitFor(std::chrono::milliseconds(20))->has_value());
   ASSERT_TRUE(process->Signal(SIGKILL).ok());
+  EXPECT_EQ(process->Wait()->signal, SIGKILL);
+}
+
+TEST(Process, KillWithParentEndsTheChildWithTheThreadThatStartedIt) {
+  ProcessOptions options;
+  options.argv = {"/bin/sleep", "100"};
+  options.kill_with_parent = true;
+  Result<Process> process = InternalError("not started");
+  std::thread([&] { process = Process::Start(options); }).join();
+  ASSERT_TRUE(process.ok());
   EXPECT_EQ(process->Wait()->signal, SIGKILL);
 }
 
