@@ -156,15 +156,12 @@ TEST(MetricReference, NamesFollowTheConventions) {
 
 TEST(MetricReference, LiveJobStaysWithinItsSeriesBudget) {
   constexpr int kBudget = 60;
-  constexpr int kMemoryClasses = 7;
-  constexpr int kTensorClasses = 9;
-  constexpr int kOperands = 3;  // classes of MSE and cosine: the worst group of each operand
+  constexpr int kMemoryClasses = 6;
+  constexpr int kTensorClasses = 7;
   int series = 0;
   for (const auto& [name, row] : Reference()) {
     if (!row.labels.contains("job_id")) continue;
-    const bool per_operand = name == "nibble_quant_mse" || name == "nibble_quant_cosine_ratio";
     series += row.labels.contains("class")          ? kMemoryClasses
-              : per_operand                         ? kOperands
               : row.labels.contains("tensor_class") ? kTensorClasses
                                                     : 1;
   }
