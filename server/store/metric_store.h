@@ -7,7 +7,8 @@
 // cursor become durable together. A torn or damaged tail is cut back when a segment is opened, and
 // logged; the worker then resends from the older cursor.
 // Keys: (kind, step, tensor class) within a segment; steps grow within an attempt, and a point that
-// is not newer than the last of its kind is a repeat and is dropped.
+// is not newer than the last of its kind is a repeat and is dropped. Notes have no key: the newest
+// of a name counts.
 // Thread-safety: thread-safe; one lock, held during file reads and writes of this store only.
 // Limits: kMaxOpenSegments open files, kRecentPoints cached per open segment, kMaxBatchPoints per
 // append. Telemetry of a job never exceeds kMaxSegmentBytes per rank and attempt: beyond that new
@@ -84,6 +85,11 @@ class MetricStore {
                                                        const CurveQuery& query) EXCLUDES(mutex_);
   Result<std::vector<Attributed<CheckpointPoint>>> Checkpoints(const std::string& job_id,
                                                                const CurveQuery& query)
+      EXCLUDES(mutex_);
+
+  // The notes of rank 0 of one attempt, the newest of each name. `attempt` 0 = the newest that has
+  // any.
+  Result<std::vector<Attributed<Note>>> Notes(const std::string& job_id, int attempt)
       EXCLUDES(mutex_);
 
   // Newest step point of the job's newest attempt that has one, from memory when it is cached.

@@ -51,7 +51,17 @@ struct HealthPoint {
   double mse = 0;
   double snr_db = 0;
   double cosine = 0;
+  double scale_min = 0;
+  double scale_max = 0;
   double gradient_to_noise = 0;  // 0 = not measured
+  int64_t nonfinite = 0;         // blocks whose maximum was not finite
+};
+
+// Anything that is said once or rarely about an attempt: its start, its memory by class, its end.
+struct Note {
+  int64_t time_ms = 0;
+  std::string name;  // "start", "memory", "end"; at most 64 bytes
+  std::string json;  // at most 64 KiB
 };
 
 struct CheckpointPoint {
@@ -69,8 +79,9 @@ struct PointBatch {
   std::vector<ValidationPoint> validations;
   std::vector<HealthPoint> healths;
   std::vector<CheckpointPoint> checkpoints;
-  bool empty() const {
-    return steps.empty() && validations.empty() && healths.empty() && checkpoints.empty();
+  std::vector<Note> notes;
+  size_t size() const {
+    return steps.size() + validations.size() + healths.size() + checkpoints.size() + notes.size();
   }
 };
 
