@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <sys/prctl.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -54,8 +53,8 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
 
 // Runs in the child between fork and exec: async-signal-safe calls only. Returns errno.
 int PrepareChild(const ProcessOptions& options, pid_t parent) {
-  if (options.kill_with_parent) {
-    if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return errno;
+  if (options.kill_with_parent || options.end_with_parent) {
+    if (::prctl(PR_SET_PDEATHSIG, options.kill_with_parent ? SIGKILL : SIGTERM) != 0) return errno;
     if (::getppid() != parent) return ECHILD;  // the parent ended before the request was made
   }
   if (options.new_session) {
@@ -63,7 +62,6 @@ int PrepareChild(const ProcessOptions& options, pid_t parent) {
   } else if (options.new_process_group && ::setpgid(0, 0) != 0) {
     return errno;
   }
-  if (options.end_with_parent && ::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0) return errno;
   if (!options.working_directory.empty() && ::chdir(options.working_directory.c_str()) != 0) {
     return errno;
   }

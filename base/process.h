@@ -35,6 +35,7 @@ struct ProcessOptions {
   bool new_process_group = true;                         // so that a signal reaches descendants
   bool new_session = false;                              // setsid: outlives the terminal
   bool kill_with_parent = false;  // SIGKILL when the thread that called Start ends
+  bool end_with_parent = false;   // as kill_with_parent, with SIGTERM
 };
 
 class Process {
