@@ -33,10 +33,8 @@ inline void UpdateClamped(float x, float low, float high, ClampedStats* stats, i
   const float value = formats::RoundBf16(x);
   const float clamped = formats::OccClamp(value, low, high);
   stats->amax[lane] = formats::AmaxUpdate(stats->amax[lane], clamped);
-  const bool outlier = value < low || value > high;
-  const float residual = outlier ? value - clamped : 0.0f;
-  stats->residual[lane] = formats::AmaxUpdate(stats->residual[lane], residual);
-  stats->count[lane] += outlier ? 1 : 0;
+  stats->residual[lane] = formats::AmaxUpdate(stats->residual[lane], value - clamped);
+  stats->count[lane] += static_cast<int32_t>(value < low) | static_cast<int32_t>(value > high);
 }
 
 NIBBLE_CLONES void ClampedLanes(const float* x, int64_t n, float low, float high,
@@ -138,12 +136,22 @@ NIBBLE_CLONES void MultiplyLoop(const float* grid, float dec, float* decoded, in
 NIBBLE_CLONES void KeysLoop(const float* x, uint16_t* keys, int64_t n) {
   for (int64_t i = 0; i < n; ++i) keys[i] = formats::Bf16OrderKey(formats::ToBf16(x[i]));
 }
-NIBBLE_CLONES void DgeLoop(double inverse_k, double clip, float enc, const float* wgrad,
-                           const float* weight, float* gradient, int64_t n) {
+// Three simple loops vectorise where one long one does not.
+NIBBLE_CLONES void DgeOffsets(float enc, const float* weight, float* scaled, float* offset,
+                              int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    scaled[i] = formats::RoundBf16(weight[i]) * enc;
+    offset[i] = formats::DgeOffset(scaled[i]);
+  }
+}
+NIBBLE_CLONES void DgePowers(double inverse_k, double clip, float* offset, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) offset[i] = formats::DgePower(offset[i], inverse_k, clip);
+}
+NIBBLE_CLONES void DgeApply(const float* scaled, const float* power, const float* wgrad,
+                            float* gradient, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
-    const float scaled = formats::RoundBf16(weight[i]) * enc;
-    gradient[i] += wgrad[i] * formats::DgeDerivative(scaled, inverse_k, clip);
+    gradient[i] += wgrad[i] * formats::DgeWithin(scaled[i], power[i]);
   }
 }
 
@@ -249,7 +257,14 @@ void OrderKeys(const float* x, uint16_t* keys, int64_t n) { KeysLoop(x, keys, n)
 
 void DgeSegment(double inverse_k, double clip, float enc, const float* wgrad, const float* weight,
                 float* gradient, int64_t n) {
-  DgeLoop(inverse_k, clip, enc, wgrad, weight, gradient, n);
+  float scaled[kSegment];
+  float factor[kSegment];
+  for (int64_t first = 0; first < n; first += kSegment) {
+    const int64_t count = n - first < kSegment ? n - first : kSegment;
+    DgeOffsets(enc, weight + first, scaled, factor, count);
+    DgePowers(inverse_k, clip, factor, count);
+    DgeApply(scaled, factor, wgrad + first, gradient + first, count);
+  }
 }
 
 }  // namespace nibble::cpu

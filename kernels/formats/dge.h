@@ -67,16 +67,24 @@ NIBBLE_HD inline float DgeOffset(float x) {
   return Magnitude(2.0f * position - 1.0f);
 }
 
-// D(x) with 1/k = inverse_k and upper bound clip. Precondition: 0 < inverse_k <= 1, clip > 0.
-NIBBLE_HD inline float DgeDerivative(float x, double inverse_k, double clip) {
-  const float offset = DgeOffset(x);
+// min((1/k) offset^(1/k - 1), clip). Precondition: 0 < inverse_k <= 1, clip > 0.
+NIBBLE_HD inline float DgePower(float offset, double inverse_k, double clip) {
   // Below 2^-60 the power is far above any clip in use; keeps Log2 off zero.
   const float bounded = offset > 8.67361738e-19f ? offset : 8.67361738e-19f;
   const double power = inverse_k * Exp2((inverse_k - 1.0) * Log2(bounded));
-  const double clipped = power < clip ? power : clip;
-  const float inside = static_cast<float>(clipped);
-  const float known = Magnitude(x) <= kE2M1Max ? inside : 0.0f;
-  return IsNan(x) ? x : known;
+  return static_cast<float>(power < clip ? power : clip);
+}
+
+// `inside` for |x| <= 6, 0 beyond, NaN for NaN.
+NIBBLE_HD inline float DgeWithin(float x, float inside) {
+  const float a = Magnitude(x);
+  const float outside = a > kE2M1Max ? 0.0f : x;
+  return a <= kE2M1Max ? inside : outside;
+}
+
+// D(x) with 1/k = inverse_k and upper bound clip.
+NIBBLE_HD inline float DgeDerivative(float x, double inverse_k, double clip) {
+  return DgeWithin(x, DgePower(DgeOffset(x), inverse_k, clip));
 }
 
 // The surrogate whose derivative D is: f(x) = g + (d/2)(1 + sign(u)|u|^(1/k)). |x| <= 6.
