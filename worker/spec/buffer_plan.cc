@@ -50,8 +50,7 @@ BlockBuffers PlanBlock(Arena& arena, const ModelConfig& model, const BufferPlan&
 }  // namespace
 
 bool KeepsLinearInput(const LinearRecipe& recipe) {
-  const Elem elem = recipe.Resolved(Slot::kXw).elem;
-  return elem == Elem::kF32 || elem == Elem::kBf16;
+  return !recipe.Resolved(Slot::kXf).has_scale() || !recipe.Resolved(Slot::kXw).has_scale();
 }
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,

@@ -45,19 +45,19 @@ struct BlockBuffers {
 struct BufferPlan {
   int64_t tokens = 0;  // of one micro-batch
   std::vector<BlockBuffers> blocks;
-  PlannedBuffer ids;           // (1, T) i32
-  PlannedBuffer targets;       // (1, T) i32
-  PlannedBuffer output;        // (T, D) residual stream after the last block
-  PlannedBuffer output_rstd;   // (1, T)
-  PlannedBuffer head_in;       // (T, D)
-  PlannedBuffer logits;        // (R, V): as many rows as kLogitsElements allow
-  PlannedBuffer losses;        // (1, T)
-  PlannedBuffer stream_grad;   // (T, D) gradient of the residual stream
-  PlannedBuffer branch_grad;   // (T, D) gradient entering a norm or leaving attention
-  PlannedBuffer query_grad;    // (T, D)
-  PlannedBuffer key_grad;      // (T, K)
-  PlannedBuffer value_grad;    // (T, K)
-  PlannedBuffer hidden_grad;   // (T, F)
+  PlannedBuffer ids;          // (1, T) i32
+  PlannedBuffer targets;      // (1, T) i32
+  PlannedBuffer output;       // (T, D) residual stream after the last block
+  PlannedBuffer output_rstd;  // (1, T)
+  PlannedBuffer head_in;      // (T, D)
+  PlannedBuffer logits;       // (R, V): as many rows as kLogitsElements allow
+  PlannedBuffer losses;       // (1, T)
+  PlannedBuffer stream_grad;  // (T, D) gradient of the residual stream
+  PlannedBuffer branch_grad;  // (T, D) gradient entering a norm or leaving attention
+  PlannedBuffer query_grad;   // (T, D)
+  PlannedBuffer key_grad;     // (T, K)
+  PlannedBuffer value_grad;   // (T, K)
+  PlannedBuffer hidden_grad;  // (T, F)
   int64_t arena_bytes = 0;
 };
 
@@ -65,8 +65,8 @@ struct BufferPlan {
 // runs at full speed, small against the activations of any model worth training.
 inline constexpr int64_t kLogitsElements = int64_t{1} << 22;
 
-// True when a linear layer's input stays in memory as it is until backward: wgrad reads an FP32 or
-// BF16 operand that the layer does not copy.
+// True when a linear layer's input stays in memory as it is until backward: its FP32 and BF16
+// operands are read from there and not copied.
 bool KeepsLinearInput(const LinearRecipe& recipe);
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,

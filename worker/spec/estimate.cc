@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/spec/estimate.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "worker/spec/buffer_plan.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kFloatBytes = 4;
+constexpr int64_t kAlignElements = 16;  // tensors start on 64 bytes
+
+struct LinearShape {
+  int64_t in = 0;
+  int64_t out = 0;
+};
+
+// The linear layers of one block, in parameter order.
+std::vector<LinearShape> BlockLinears(const ModelConfig& m) {
+  const int64_t d = m.hidden_size, f = m.intermediate_size, kv = m.kv_size();
+  return {{d, d}, {d, kv}, {d, kv}, {d, d}, {d, f}, {d, f}, {f, d}};
+}
+
+int64_t MatmulParameters(const ModelConfig& m) {
+  int64_t count = m.vocab_size * m.hidden_size;  // the head, tied or not
+  for (const LinearShape& shape : BlockLinears(m)) count += m.layers * shape.in * shape.out;
+  return count;
+}
+
+// Elements of one allocation of all parameters: every tensor is padded to the alignment.
+int64_t PaddedParameters(const ModelConfig& m) {
+  const auto padded = [](int64_t n) {
+    return (n + kAlignElements - 1) / kAlignElements * kAlignElements;
+  };
+  int64_t block = 2 * padded(m.hidden_size);
+  for (const LinearShape& shape : BlockLinears(m)) block += padded(shape.in * shape.out);
+  const int64_t tables = m.tied_embeddings ? 1 : 2;
+  return tables * padded(m.vocab_size * m.hidden_size) + m.layers * block + padded(m.hidden_size);
+}
+
+// Bytes of a quantized copy of (rows, cols): codes, scales and room for the residual.
+int64_t CopyBytes(const Quant& quant, int64_t rows, int64_t cols) {
+  if (!quant.has_scale()) return 0;
+  int64_t bytes = rows * ((cols * ElemBits(quant.elem) + 7) / 8);
+  bytes += (quant.block == Block::kTensor ? 1 : rows) * kFloatBytes;
+  if (!quant.pre.enabled || quant.pre.comp == OccComp::kNone) return bytes;
+  // A column index and a value for twice the share that both quantiles clamp (kernels/backend.h
+  // reserves as much, so that ordinary steps never grow it), and where each row begins.
+  const double share = 4.0 * (1.0 - quant.pre.alpha);
+  const auto entries = static_cast<int64_t>(share * static_cast<double>(rows * cols));
+  return bytes + (rows + 1) * kFloatBytes +
+         entries * (kFloatBytes + (quant.pre.comp == OccComp::kE4M3 ? 1 : kFloatBytes));
+}
+
+// Quantized copies of one block's inputs and weights.
+int64_t BlockQuantizedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
+  int64_t bytes = 0;
+  for (const int64_t width : {m.hidden_size, m.hidden_size, m.hidden_size, m.intermediate_size}) {
+    bytes += CopyBytes(recipe.slot(Slot::kXf), tokens, width);
+    if (!recipe.SharesCodes(Slot::kXw)) {
+      bytes += CopyBytes(recipe.slot(Slot::kXw), tokens, width);
+    }
+  }
+  for (const LinearShape& shape : BlockLinears(m)) {
+    bytes += CopyBytes(recipe.slot(Slot::kWf), shape.out, shape.in);
+    if (!recipe.SharesCodes(Slot::kWd)) {
+      bytes += CopyBytes(recipe.slot(Slot::kWd), shape.out, shape.in);
+    }
+  }
+  return bytes;
+}
+
+// Decoded operands of the layer at work, shared by all layers of the model.
+int64_t DecodedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
+  const auto decoded = [&](Slot slot) { return recipe.Resolved(slot).elem != Elem::kF32; };
+  const int64_t operand = tokens * std::max(m.hidden_size, m.intermediate_size) * kFloatBytes;
+  const int64_t weight = m.hidden_size * std::max(m.hidden_size, m.intermediate_size) * kFloatBytes;
+  int64_t bytes = 0;
+  if (decoded(Slot::kXf) || decoded(Slot::kXw)) bytes += operand;
+  if (decoded(Slot::kWf) || decoded(Slot::kWd)) bytes += weight;
+  if (decoded(Slot::kGd)) bytes += operand;
+  if (decoded(Slot::kGw) && !recipe.SharesCodes(Slot::kGw)) bytes += operand;
+  if (recipe.weight_estimator.dge) bytes += weight;
+  return bytes;
+}
+
+int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t tokens) {
+  int64_t copies = 0, decoded = 0;
+  const int layers = static_cast<int>(m.layers);
+  for (int layer = 0; layer < layers; ++layer) {
+    const LinearRecipe linear = recipe.LinearForBlock(layer, layers);
+    copies += BlockQuantizedBytes(m, linear, tokens);
+    decoded = std::max(decoded, DecodedBytes(m, linear, tokens));
+  }
+  return copies + decoded;
+}
+
+// Work memory of the backend: operands of attention and head rounded to BF16, which are the parts
+// that grow with the model.
+int64_t WorkspaceBytes(const ModelConfig& m, const Recipe& recipe, const BufferPlan& plan) {
+  if (!recipe.rounds_to_bf16()) return 0;
+  const int64_t attention = 2 * plan.tokens * (m.hidden_size + m.kv_size());
+  const int64_t logits = plan.logits.rows * std::max(plan.logits.cols, m.hidden_size);
+  const int64_t head = std::max(plan.logits.rows, m.vocab_size) * m.hidden_size;
+  return (attention + logits + head) * kFloatBytes;
+}
+
+}  // namespace
+
+int64_t CountParameters(const ModelConfig& m) {
+  int64_t block = 2 * m.hidden_size;
+  for (const LinearShape& shape : BlockLinears(m)) block += shape.in * shape.out;
+  const int64_t tables = m.tied_embeddings ? 1 : 2;
+  return tables * m.vocab_size * m.hidden_size + m.layers * block + m.hidden_size;
+}
+
+Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
+  const ModelConfig& model = config.model;
+  if (model.vocab_size <= 0) {
+    return InvalidArgumentError(
+        "model.vocabSize is 0: the estimate needs it; give model.vocabSize or a tokenizer");
+  }
+  RunEstimate estimate;
+  estimate.parameters = CountParameters(model);
+  estimate.tokens_per_step = config.tokens_per_step();
+  estimate.steps = config.schedule.steps;
+  // Two FLOPs a multiply-add, once forward and twice backward; attention's two products see every
+  // position of the sequence (causality is not counted as a saving), as in arXiv 2204.02311, B.
+  const auto attention = static_cast<double>(model.layers * model.hidden_size) *
+                         static_cast<double>(config.data.seq_len);
+  estimate.flops_per_token = 6.0 * static_cast<double>(MatmulParameters(model)) + 12.0 * attention;
+
+  const int64_t state_bytes = PaddedParameters(model) * kFloatBytes;
+  estimate.memory.weights = state_bytes;
+  estimate.memory.gradients = state_bytes;
+  estimate.memory.optimizer = 2 * state_bytes;
+  const BufferPlan plan =
+      PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len);
+  estimate.memory.activations = plan.arena_bytes + WorkspaceBytes(model, recipe, plan);
+  estimate.memory.quantized = QuantizedBytes(model, recipe, plan.tokens);
+  return estimate;
+}
+
+}  // namespace nibble

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// TransformerBlock: one transformer block, forward and backward, written by hand.
+//
+//   middle = input + o(attention(rope(q(n1)), rope(k(n1)), v(n1))),   n1 = rmsnorm(input)
+//   output = middle + down(silu(gate(n2)) * up(n2)),                  n2 = rmsnorm(middle)
+//
+// Thread-safety: one thread, the backend's caller. Ownership: owns the quantized copies of its
+// layers; borrows backend, workspace, parameters and the arena, which must outlive it.
+// Order: Forward, then at most one Backward for the same micro-batch.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "kernels/linear.h"
+#include "worker/spec/buffer_plan.h"
+#include "worker/spec/run_config.h"
+#include "worker/train/parameters.h"
+
+namespace nibble {
+
+// Views of a BlockBuffers in the arena; see there for shapes.
+struct BlockViews {
+  TensorView input, input_rstd, attention_in, query, key, value, attention_out, lse;
+  TensorView middle, middle_rstd, mlp_in, gate, up, mlp_hidden;
+};
+
+// Work buffers of backward, shared by all blocks; see BufferPlan.
+struct GradientViews {
+  TensorView stream, branch, query, key, value, hidden;
+};
+
+// What all blocks of a pass have in common.
+struct BlockPass {
+  LinearStep step;
+  uint64_t weight_version = 0;
+  int64_t sequences = 0;
+  int64_t seq_len = 0;
+  GemmMode mode = GemmMode::kF32;  // of attention
+};
+
+class TransformerBlock {
+ public:
+  TransformerBlock(LinearWorkspace* workspace, const ModelConfig& model, const LinearRecipe& recipe,
+                   int64_t layer, Parameters* parameters, const BlockViews& views);
+
+  // Reads views.input; writes `output` (T, D), which may be the next block's input.
+  Status Forward(const BlockPass& pass, TensorView output);
+  // gradients.stream holds the gradient of the output and, afterwards, of the input. Parameter
+  // gradients accumulate. Overwrites views.gate and views.up.
+  Status Backward(const BlockPass& pass, const GradientViews& gradients);
+
+  const BlockViews& views() const { return views_; }
+  const std::vector<LinearInput>& inputs() const { return inputs_; }
+  const std::vector<QuantizedLinear>& linears() const { return linears_; }
+
+ private:
+  // The four distinct inputs of linear layers, in forward order.
+  enum Input { kAttentionIn, kAttentionOut, kMlpIn, kMlpHidden };
+  QuantizedLinear& linear(BlockParameter which);
+  TensorView weight(BlockParameter which) const;
+  TensorView gradient(BlockParameter which) const;
+  Status Project(const BlockPass& pass, BlockParameter which, Input input, TensorView y);
+  Status ProjectBackward(const BlockPass& pass, BlockParameter which, Input input,
+                         ConstTensorView dy, TensorView dx, bool accumulate_dx);
+  RopeParams Rope(const BlockPass& pass, int64_t heads) const;
+  AttentionParams Attention(const BlockPass& pass) const;
+  Status MlpBackward(const BlockPass& pass, const GradientViews& gradients);
+
+  Backend& backend_;
+  ModelConfig model_;
+  int64_t layer_;
+  Parameters& parameters_;
+  BlockViews views_;
+  std::vector<LinearInput> inputs_;       // by Input
+  std::vector<QuantizedLinear> linears_;  // q, k, v, o, gate, up, down
+};
+
+}  // namespace nibble

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reading the tensors of a checkpoint folder; see checkpoint.h.
+#include <algorithm>
+#include <cstring>
+
+#include "base/files.h"
+#include "base/strings.h"
+#include "worker/train/checkpoint.h"
+#include "worker/train/safetensors.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kChunkElements = 1 << 18;
+
+float FloatFromBits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// IEEE binary16 to binary32.
+float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = half >> 10 & 0x1fu;
+  const uint32_t mantissa = half & 0x3ffu;
+  if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  if (exponent == 31) return FloatFromBits(sign | 0x7f800000u | mantissa << 13);
+  return FloatFromBits(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+bool Decode(const std::string& dtype, const std::string& bytes, std::vector<float>& out) {
+  if (dtype == "F32") {
+    out.resize(bytes.size() / sizeof(float));
+    std::memcpy(out.data(), bytes.data(), bytes.size());
+    return true;
+  }
+  if (dtype != "BF16" && dtype != "F16") return false;
+  out.resize(bytes.size() / sizeof(uint16_t));
+  for (size_t i = 0; i < out.size(); ++i) {
+    uint16_t word;
+    std::memcpy(&word, bytes.data() + i * sizeof word, sizeof word);
+    out[i] = dtype == "BF16" ? FloatFromBits(static_cast<uint32_t>(word) << 16) : HalfToFloat(word);
+  }
+  return true;
+}
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::vector<std::string> dims;
+  for (const int64_t dim : shape) dims.push_back(std::to_string(dim));
+  return "(" + StrJoin(dims, ", ") + ")";
+}
+
+Status LoadTensor(const SafetensorsReader& file, const std::string& name, const ParameterInfo& info,
+                  Backend& backend, TensorView view) {
+  const SafetensorsEntry* entry = file.Find(name);
+  if (entry == nullptr) {
+    return FailedPreconditionError(file.path() + " has no tensor '" + name +
+                                   "' that the model needs");
+  }
+  if (entry->shape != info.shape()) {
+    return FailedPreconditionError(file.path() + ": tensor '" + name + "' has shape " +
+                                   ShapeText(entry->shape) + ", the model needs " +
+                                   ShapeText(info.shape()));
+  }
+  const int64_t element_bytes = SafetensorsElementBytes(entry->dtype);
+  std::vector<float> chunk;
+  for (int64_t begin = 0; begin < info.size(); begin += kChunkElements) {
+    const int64_t count = std::min(kChunkElements, info.size() - begin);
+    ASSIGN_OR_RETURN(const std::string bytes,
+                     file.Read(*entry, begin * element_bytes, count * element_bytes));
+    if (!Decode(entry->dtype, bytes, chunk)) {
+      return FailedPreconditionError(file.path() + ": tensor '" + name + "' is " + entry->dtype +
+                                     "; weights may be F32, BF16 or F16");
+    }
+    RETURN_IF_ERROR(backend.CopyIn(view.f32() + begin, chunk.data(),
+                                   count * static_cast<int64_t>(sizeof(float))));
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Status LoadTensors(const std::string& folder, Backend& backend, bool with_optimizer,
+                   Parameters* parameters) {
+  ASSIGN_OR_RETURN(const SafetensorsReader weights,
+                   SafetensorsReader::Open(JoinPath(folder, kWeightsFileName)));
+  const std::vector<ParameterInfo>& list = parameters->list();
+  for (size_t t = 0; t < list.size(); ++t) {
+    RETURN_IF_ERROR(LoadTensor(weights, list[t].name, list[t], backend, parameters->weight(t)));
+  }
+  if (!with_optimizer) return OkStatus();
+  ASSIGN_OR_RETURN(const SafetensorsReader moments,
+                   SafetensorsReader::Open(JoinPath(folder, kOptimizerFileName)));
+  for (size_t t = 0; t < list.size(); ++t) {
+    RETURN_IF_ERROR(LoadTensor(moments, list[t].name + ".exp_avg", list[t], backend,
+                               parameters->first_moment(t)));
+    RETURN_IF_ERROR(LoadTensor(moments, list[t].name + ".exp_avg_sq", list[t], backend,
+                               parameters->second_moment(t)));
+  }
+  return OkStatus();
+}
+
+}  // namespace nibble

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/train/communicator.h"
+
+#include "base/strings.h"
+
+namespace nibble {
+namespace {
+
+// A world of one: sums and copies are the identity.
+class SingleCommunicator : public Communicator {
+ public:
+  explicit SingleCommunicator(Backend* backend) : backend_(*backend) {}
+
+  int rank() const override { return 0; }
+  int world_size() const override { return 1; }
+  Status AllReduceSum(TensorView x) override { return CheckFloat(x); }
+  Status ReduceScatterSum(ConstTensorView x, TensorView out) override { return CopyTo(x, out); }
+  Status AllGather(ConstTensorView x, TensorView out) override { return CopyTo(x, out); }
+  Status Broadcast(TensorView x, int root) override {
+    if (root != 0) {
+      return InvalidArgumentError(
+          StrFormat("broadcast: root %d is not in a world of 1 rank", root));
+    }
+    return CheckFloat(x);
+  }
+  Status Barrier() override { return backend_.Synchronize(); }
+  Result<double> AllReduceSum(double value) override { return value; }
+
+ private:
+  static Status CheckFloat(ConstTensorView x) {
+    if (x.dtype == DType::kF32) return OkStatus();
+    return InvalidArgumentError(
+        StrFormat("communicator: tensors must be f32, got %s", DTypeName(x.dtype)));
+  }
+  Status CopyTo(ConstTensorView x, TensorView out) {
+    RETURN_IF_ERROR(CheckFloat(x));
+    RETURN_IF_ERROR(CheckFloat(out));
+    if (x.size() != out.size()) {
+      return InvalidArgumentError(
+          StrFormat("communicator: %lld elements do not fit an output of %lld in a world of 1 rank",
+                    static_cast<long long>(x.size()), static_cast<long long>(out.size())));
+    }
+    if (x.data == out.data) return OkStatus();
+    return backend_.Copy(out.data, x.data, x.size_bytes());
+  }
+
+  Backend& backend_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Communicator>> MakeCommunicator(std::string_view name, Backend* backend,
+                                                       int rank, int world_size) {
+  if (name != "single") {
+    return UnimplementedError("communicator '" + std::string(name) +
+                              "' is not part of this build; it has: single");
+  }
+  if (world_size != 1 || rank != 0) {
+    return UnimplementedError(StrFormat(
+        "rank %d of %d ranks: this build has only the communicator 'single' (1 rank); a transport "
+        "between ranks (gloo for CPUs, nccl for GPUs) is not part of it. Ask for 1 rank",
+        rank, world_size));
+  }
+  return std::unique_ptr<Communicator>(new SingleCommunicator(backend));
+}
+
+}  // namespace nibble

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Communicator: what the ranks of one run say to each other.
+//
+// Purpose: the training step calls these at the places where ranks have to agree: weights after
+// initialisation (Broadcast), gradients and the loss of a step (AllReduceSum), sharded optimizer
+// states (ReduceScatterSum, AllGather), before a checkpoint becomes visible (Barrier).
+// Thread-safety: one thread, the backend's caller. Ownership: borrows every view for the call.
+// Invariant: every rank calls the same operations in the same order with the same shapes. Sums are
+// taken in rank order, so a result does not depend on who arrives first.
+// Errors: INVALID_ARGUMENT for shapes that do not fit; UNAVAILABLE when a peer is lost.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "kernels/tensor.h"
+
+namespace nibble {
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int world_size() const = 0;
+
+  // x = sum over ranks of x, on every rank. f32.
+  virtual Status AllReduceSum(TensorView x) = 0;
+  // out = this rank's part of the sum over ranks of x. x.size() = world_size * out.size(). f32.
+  virtual Status ReduceScatterSum(ConstTensorView x, TensorView out) = 0;
+  // out = the parts x of all ranks in rank order. out.size() = world_size * x.size(). f32.
+  virtual Status AllGather(ConstTensorView x, TensorView out) = 0;
+  // x = x of rank `root`, on every rank. INVALID_ARGUMENT for a root outside the world.
+  virtual Status Broadcast(TensorView x, int root) = 0;
+  // Returns when every rank has called it.
+  virtual Status Barrier() = 0;
+
+  // The same for one number of the host, summed in FP64.
+  virtual Result<double> AllReduceSum(double value) = 0;
+};
+
+// "single": a world of one rank. UNIMPLEMENTED for a larger world or another name, saying what
+// this build has.
+Result<std::unique_ptr<Communicator>> MakeCommunicator(std::string_view name, Backend* backend,
+                                                       int rank, int world_size);
+
+}  // namespace nibble

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/train/model.h"
+
+#include <algorithm>
+
+#include "base/strings.h"
+
+namespace nibble {
+
+Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* parameters,
+                                             const Options& options) {
+  const int layers = static_cast<int>(options.model.layers);
+  for (int layer = 0; layer < layers; ++layer) {
+    const LinearRecipe recipe = options.recipe.LinearForBlock(layer, layers);
+    if (LinearInput::BorrowsSource(recipe) && !KeepsLinearInput(recipe)) {
+      return InternalError("recipe '" + options.recipe.name +
+                           "' needs linear inputs that the buffer plan does not keep");
+    }
+  }
+  std::unique_ptr<Model> model(new Model(backend, parameters, options));
+  const BufferPlan plan =
+      PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len);
+  const Status reserved = model->arena_.Reserve(*backend, plan.arena_bytes);
+  if (!reserved.ok()) {
+    return reserved.WithContext(StrFormat(
+        "activations of %lld sequences x %lld tokens (a smaller micro-batch needs less)",
+        static_cast<long long>(options.sequences), static_cast<long long>(options.seq_len)));
+  }
+  model->PlaceViews(plan);
+  return model;
+}
+
+Model::Model(Backend* backend, Parameters* parameters, const Options& options)
+    : backend_(*backend),
+      parameters_(*parameters),
+      options_(options),
+      mode_(options.recipe.rounds_to_bf16() ? GemmMode::kBf16 : GemmMode::kF32),
+      workspace_(backend) {}
+
+void Model::PlaceViews(const BufferPlan& plan) {
+  auto* const base = static_cast<uint8_t*>(arena_.data());
+  const auto view = [&](const PlannedBuffer& b, DType type = DType::kF32) {
+    return TensorView{base + b.offset, b.rows, b.cols, type};
+  };
+  ids_ = view(plan.ids, DType::kI32);
+  targets_ = view(plan.targets, DType::kI32);
+  output_ = view(plan.output);
+  output_rstd_ = view(plan.output_rstd);
+  head_in_ = view(plan.head_in);
+  logits_ = view(plan.logits);
+  losses_ = view(plan.losses);
+  gradients_ = {view(plan.stream_grad), view(plan.branch_grad), view(plan.query_grad),
+                view(plan.key_grad),    view(plan.value_grad),  view(plan.hidden_grad)};
+  const int layers = static_cast<int>(options_.model.layers);
+  blocks_.reserve(plan.blocks.size());
+  for (int layer = 0; layer < layers; ++layer) {
+    const BlockBuffers& b = plan.blocks[static_cast<size_t>(layer)];
+    const BlockViews views = {
+        view(b.input),  view(b.input_rstd),  view(b.attention_in),  view(b.query),
+        view(b.key),    view(b.value),       view(b.attention_out), view(b.lse),
+        view(b.middle), view(b.middle_rstd), view(b.mlp_in),        view(b.gate),
+        view(b.up),     view(b.mlp_hidden)};
+    blocks_.emplace_back(&workspace_, options_.model, options_.recipe.LinearForBlock(layer, layers),
+                         layer, &parameters_, views);
+  }
+}
+
+std::vector<int64_t> Model::SampledBlocks() const {
+  const int64_t layers = options_.model.layers;
+  std::vector<int64_t> sampled = {0, layers / 2, layers - 1};
+  sampled.erase(std::unique(sampled.begin(), sampled.end()), sampled.end());
+  return sampled;
+}
+
+BlockPass Model::PassFor(const LinearStep& step, int64_t layer) const {
+  BlockPass pass{step, weight_version_, options_.sequences, options_.seq_len, mode_};
+  const int64_t layers = options_.model.layers;
+  pass.step.measure_health =
+      step.measure_health && (layer == 0 || layer == layers / 2 || layer == layers - 1);
+  return pass;
+}
+
+Status Model::Embed(const Batch& batch) {
+  const auto tokens = static_cast<size_t>(ids_.size());
+  if (batch.inputs.size() != tokens || batch.targets.size() != tokens) {
+    return InvalidArgumentError(StrFormat("batch has %zu inputs and %zu targets, the model %zu",
+                                          batch.inputs.size(), batch.targets.size(), tokens));
+  }
+  RETURN_IF_ERROR(backend_.CopyIn(ids_.data, batch.inputs.data(), ids_.size_bytes()));
+  RETURN_IF_ERROR(backend_.CopyIn(targets_.data, batch.targets.data(), targets_.size_bytes()));
+  const TensorView first = blocks_.empty() ? output_ : blocks_.front().views().input;
+  return backend_.EmbeddingForward(parameters_.weight(parameters_.embedding()), ids_, first);
+}
+
+Status Model::RunBlocks(const LinearStep& step) {
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const TensorView output = i + 1 < blocks_.size() ? blocks_[i + 1].views().input : output_;
+    RETURN_IF_ERROR(blocks_[i].Forward(PassFor(step, static_cast<int64_t>(i)), output));
+  }
+  return backend_.RmsNormForward(output_, parameters_.weight(parameters_.final_norm()),
+                                 static_cast<float>(options_.model.norm_eps), head_in_,
+                                 output_rstd_);
+}
+
+Status Model::HeadAndLoss(const float* gradient_scale) {
+  const ConstTensorView weight = parameters_.weight(parameters_.head());
+  const bool backward = gradient_scale != nullptr;
+  for (int64_t row = 0; row < head_in_.rows; row += logits_.rows) {
+    const int64_t rows = std::min(logits_.rows, head_in_.rows - row);
+    const ConstTensorView x = head_in_.Rows(row, rows);
+    const TensorView logits = logits_.Rows(0, rows);
+    const TensorView losses = losses_.Reshaped(losses_.size(), 1).Rows(row, rows);
+    const ConstTensorView targets = targets_.Reshaped(targets_.size(), 1).Rows(row, rows);
+    RETURN_IF_ERROR(
+        backend_.Gemm(mode_, x, Transpose::kNo, weight, Transpose::kYes, false, logits));
+    RETURN_IF_ERROR(backend_.CrossEntropy(logits, targets, backward ? *gradient_scale : 0.0f,
+                                          backward, losses));
+    if (!backward) continue;
+    RETURN_IF_ERROR(backend_.Gemm(mode_, logits, Transpose::kNo, weight, Transpose::kNo, false,
+                                  gradients_.branch.Rows(row, rows)));
+    RETURN_IF_ERROR(backend_.Gemm(mode_, logits, Transpose::kYes, x, Transpose::kNo, true,
+                                  parameters_.gradient(parameters_.head())));
+  }
+  if (!backward) return OkStatus();
+  return backend_.RmsNormBackward(
+      gradients_.branch, output_, parameters_.weight(parameters_.final_norm()), output_rstd_,
+      gradients_.stream, false, parameters_.gradient(parameters_.final_norm()));
+}
+
+Result<double> Model::Forward(const LinearStep& step, const Batch& batch) {
+  RETURN_IF_ERROR(Embed(batch));
+  RETURN_IF_ERROR(RunBlocks(step));
+  RETURN_IF_ERROR(HeadAndLoss(nullptr));
+  return backend_.Sum(losses_);
+}
+
+Result<double> Model::ForwardBackward(const LinearStep& step, const Batch& batch,
+                                      float gradient_scale) {
+  RETURN_IF_ERROR(Embed(batch));
+  RETURN_IF_ERROR(RunBlocks(step));
+  RETURN_IF_ERROR(HeadAndLoss(&gradient_scale));
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    RETURN_IF_ERROR(blocks_[i].Backward(PassFor(step, static_cast<int64_t>(i)), gradients_));
+  }
+  RETURN_IF_ERROR(backend_.EmbeddingBackward(ids_, gradients_.stream,
+                                             parameters_.gradient(parameters_.embedding())));
+  return backend_.Sum(losses_);
+}
+
+Result<std::vector<float>> Model::TokenLosses() {
+  std::vector<float> losses(static_cast<size_t>(losses_.size()));
+  RETURN_IF_ERROR(backend_.CopyOut(losses.data(), losses_.data, losses_.size_bytes()));
+  return losses;
+}
+
+}  // namespace nibble

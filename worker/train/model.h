@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Model: a LLaMA decoder trained under a recipe: embedding, blocks, final norm, head, loss.
+//
+// Linear layers inside the blocks follow the recipe (blocks it excludes run in BF16); embedding,
+// norms, attention products and head stay in high precision.
+// Thread-safety: one thread, the backend's caller. Ownership: owns the arena of activations and the
+// quantized copies; borrows backend and parameters, which must outlive it.
+// Invariants: after the first training pass no call allocates; results are a pure function of
+// parameters, batch and LinearStep.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "kernels/linear.h"
+#include "worker/spec/buffer_plan.h"
+#include "worker/spec/run_config.h"
+#include "worker/train/block.h"
+#include "worker/train/parameters.h"
+
+namespace nibble {
+
+// A micro-batch: (sequences, seq_len) row-major ids; kIgnoreTarget targets count nothing.
+struct Batch {
+  std::span<const int32_t> inputs;
+  std::span<const int32_t> targets;
+};
+
+class Model {
+ public:
+  struct Options {
+    ModelConfig model;  // vocab_size resolved
+    Recipe recipe;
+    int64_t sequences = 1;  // of a micro-batch
+    int64_t seq_len = 1;
+  };
+
+  // Allocates the arena. RESOURCE_EXHAUSTED when the backend has no memory left.
+  static Result<std::unique_ptr<Model>> Create(Backend* backend, Parameters* parameters,
+                                               const Options& options);
+
+  // Sum of the losses of all targets (natural log). INVALID_ARGUMENT for a batch of another size,
+  // OUT_OF_RANGE for an id outside the vocabulary.
+  Result<double> Forward(const LinearStep& step, const Batch& batch);
+  // The same, and adds gradient_scale times the gradient of that sum to the parameter gradients.
+  // measure_health in `step` samples the first, middle and last block only.
+  Result<double> ForwardBackward(const LinearStep& step, const Batch& batch, float gradient_scale);
+
+  // Must be called when a weight has changed: quantized copies are made anew.
+  void WeightsChanged() { ++weight_version_; }
+
+  // Losses of the last pass, one per token; host copy.
+  Result<std::vector<float>> TokenLosses();
+
+  const Options& options() const { return options_; }
+  const std::vector<TransformerBlock>& blocks() const { return blocks_; }
+  TensorView output() const { return output_; }  // (T, D) after the last block
+  // The blocks that stand for first, middle and last: 0, layers / 2, layers - 1, without repeats.
+  std::vector<int64_t> SampledBlocks() const;
+
+  int64_t activation_bytes() const { return arena_.capacity_bytes(); }
+  GemmMode high_precision_mode() const { return mode_; }
+
+ private:
+  Model(Backend* backend, Parameters* parameters, const Options& options);
+  void PlaceViews(const BufferPlan& plan);
+  BlockPass PassFor(const LinearStep& step, int64_t layer) const;
+  Status Embed(const Batch& batch);
+  Status RunBlocks(const LinearStep& step);
+  // Head and loss, chunk by chunk; with `gradient_scale` != nullptr also their backward passes,
+  // which leave the gradient of output_ in gradients_.stream.
+  Status HeadAndLoss(const float* gradient_scale);
+
+  Backend& backend_;
+  Parameters& parameters_;
+  Options options_;
+  GemmMode mode_;
+  LinearWorkspace workspace_;
+  Buffer arena_;
+  std::vector<TransformerBlock> blocks_;
+  uint64_t weight_version_ = 1;
+  TensorView ids_, targets_, output_, output_rstd_, head_in_, logits_, losses_;
+  GradientViews gradients_;
+};
+
+}  // namespace nibble

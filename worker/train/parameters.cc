@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/train/parameters.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "base/sha256.h"
+#include "base/strings.h"
+#include "kernels/formats/philox.h"
+
+namespace nibble {
+namespace {
+
+// Elements copied to the host at a time when reading or writing a tensor.
+constexpr int64_t kChunkElements = 1 << 18;  // a multiple of 4
+
+// The place of initialisation in the random streams: no training step has this number.
+constexpr uint32_t kInitialisationStep = 0xffffffffu;
+
+// Elements 4 * group .. 4 * group + 3 of the standard normal sequence of tensor `t`: Box-Muller
+// over two pairs of uniforms.
+void NormalGroup(uint64_t seed, size_t t, uint64_t group, float out[4]) {
+  const formats::PhiloxWords words =
+      formats::RandomGroup(seed, kInitialisationStep, static_cast<uint32_t>(t), group);
+  for (int pair = 0; pair < 2; ++pair) {
+    const double u1 = (words.word[2 * pair] + 0.5) * 0x1p-32;  // (0, 1)
+    const double u2 = words.word[2 * pair + 1] * 0x1p-32;
+    const double radius = std::sqrt(-2.0 * std::log(u1));
+    const double angle = 2.0 * std::numbers::pi * u2;
+    out[2 * pair] = static_cast<float>(radius * std::cos(angle));
+    out[2 * pair + 1] = static_cast<float>(radius * std::sin(angle));
+  }
+}
+
+void AddParameter(std::vector<ParameterInfo>& list, ParameterInfo info) {
+  if (!list.empty()) {
+    const int64_t end = list.back().offset + list.back().size();
+    info.offset = (end + kTensorAlignElements - 1) / kTensorAlignElements * kTensorAlignElements;
+  }
+  list.push_back(std::move(info));
+}
+
+void AddBlock(std::vector<ParameterInfo>& list, const ModelConfig& model, int64_t layer) {
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+  const int64_t d = model.hidden_size, f = model.intermediate_size, kv = model.kv_size();
+  const auto norm = [&](const char* name) {
+    ParameterInfo info{prefix + name + ".weight", 1, d};
+    info.is_norm = true;
+    info.layer = layer;
+    AddParameter(list, std::move(info));
+  };
+  const auto matrix = [&](const char* name, int64_t rows, int64_t cols, bool residual = false) {
+    ParameterInfo info{prefix + name + ".weight", rows, cols};
+    info.is_residual_output = residual;
+    info.layer = layer;
+    AddParameter(list, std::move(info));
+  };
+  norm("input_layernorm");
+  matrix("self_attn.q_proj", d, d);
+  matrix("self_attn.k_proj", kv, d);
+  matrix("self_attn.v_proj", kv, d);
+  matrix("self_attn.o_proj", d, d, true);
+  norm("post_attention_layernorm");
+  matrix("mlp.gate_proj", f, d);
+  matrix("mlp.up_proj", f, d);
+  matrix("mlp.down_proj", d, f, true);
+}
+
+}  // namespace
+
+std::vector<int64_t> ParameterInfo::shape() const {
+  if (is_norm) return {cols};
+  return {rows, cols};
+}
+
+std::vector<ParameterInfo> ListParameters(const ModelConfig& model) {
+  std::vector<ParameterInfo> list;
+  AddParameter(list, {"model.embed_tokens.weight", model.vocab_size, model.hidden_size});
+  for (int64_t layer = 0; layer < model.layers; ++layer) AddBlock(list, model, layer);
+  ParameterInfo norm{"model.norm.weight", 1, model.hidden_size};
+  norm.is_norm = true;
+  AddParameter(list, std::move(norm));
+  if (!model.tied_embeddings) {
+    AddParameter(list, {"lm_head.weight", model.vocab_size, model.hidden_size});
+  }
+  return list;
+}
+
+const char* PlaceOfLayer(int64_t layer, int64_t layers) {
+  if (layer <= 0) return "first";
+  return layer == layers - 1 ? "last" : "middle";
+}
+
+const char* PlaceOf(const ParameterInfo& info, int64_t layers) {
+  if (info.layer >= 0) return PlaceOfLayer(info.layer, layers);
+  return info.offset == 0 ? "first" : "last";
+}
+
+Result<Parameters> Parameters::Create(Backend* backend, const ModelConfig& model,
+                                      bool with_training_state) {
+  Parameters p;
+  p.backend_ = backend;
+  p.list_ = ListParameters(model);
+  p.final_norm_ = 1 + static_cast<size_t>(model.layers) * kBlockParameters;
+  p.head_ = model.tied_embeddings ? p.embedding() : p.final_norm_ + 1;
+  for (const ParameterInfo& info : p.list_) p.count_ += info.size();
+  const int64_t end = p.list_.back().offset + p.list_.back().size();
+  p.elements_ = (end + kTensorAlignElements - 1) / kTensorAlignElements * kTensorAlignElements;
+  const int64_t bytes = p.elements_ * SizeOf(DType::kF32);
+  std::vector<Buffer*> buffers = {&p.weights_};
+  if (with_training_state) {
+    buffers.insert(buffers.end(), {&p.gradients_, &p.first_moments_, &p.second_moments_});
+  }
+  for (Buffer* buffer : buffers) {
+    RETURN_IF_ERROR(buffer->Reserve(*backend, bytes));
+    RETURN_IF_ERROR(backend->Fill(p.AllOf(*buffer), 0.0f));
+  }
+  return p;
+}
+
+const ParameterInfo* Parameters::Find(std::string_view name) const {
+  for (const ParameterInfo& info : list_) {
+    if (info.name == name) return &info;
+  }
+  return nullptr;
+}
+
+size_t Parameters::IndexOf(int64_t layer, BlockParameter which) const {
+  return 1 + static_cast<size_t>(layer) * kBlockParameters + static_cast<size_t>(which);
+}
+
+TensorView Parameters::ViewOf(const Buffer& buffer, size_t index) const {
+  const ParameterInfo& info = list_[index];
+  return {static_cast<float*>(buffer.data()) + info.offset, info.rows, info.cols, DType::kF32};
+}
+
+TensorView Parameters::AllOf(const Buffer& buffer) const {
+  return {buffer.data(), 1, elements_, DType::kF32};
+}
+
+Status Parameters::Initialise(const ModelConfig& model, uint64_t seed) {
+  std::vector<float> chunk;
+  for (size_t t = 0; t < list_.size(); ++t) {
+    const ParameterInfo& info = list_[t];
+    if (info.is_norm) {
+      RETURN_IF_ERROR(backend_->Fill(weight(t), 1.0f));
+      continue;
+    }
+    double deviation = model.init_std;
+    if (info.is_residual_output) deviation /= std::sqrt(2.0 * static_cast<double>(model.layers));
+    float* const device = weight(t).f32();
+    for (int64_t begin = 0; begin < info.size(); begin += kChunkElements) {
+      chunk.resize(static_cast<size_t>(std::min(kChunkElements, info.size() - begin)));
+      float group[4];
+      for (size_t i = 0; i < chunk.size(); ++i) {
+        const uint64_t index = static_cast<uint64_t>(begin) + i;
+        if (index % 4 == 0) NormalGroup(seed, t, index / 4, group);
+        chunk[i] = static_cast<float>(deviation) * group[index % 4];
+      }
+      RETURN_IF_ERROR(backend_->CopyIn(device + begin, chunk.data(),
+                                       static_cast<int64_t>(chunk.size() * sizeof(float))));
+    }
+  }
+  return OkStatus();
+}
+
+Result<std::string> Parameters::Fingerprint() const {
+  Sha256 hash;
+  std::vector<float> chunk;
+  for (size_t t = 0; t < list_.size(); ++t) {
+    const ParameterInfo& info = list_[t];
+    hash.Update(StrFormat("%s %lld %lld\n", info.name.c_str(), static_cast<long long>(info.rows),
+                          static_cast<long long>(info.cols)));
+    const float* const device = weight(t).f32();
+    for (int64_t begin = 0; begin < info.size(); begin += kChunkElements) {
+      chunk.resize(static_cast<size_t>(std::min(kChunkElements, info.size() - begin)));
+      const auto bytes = static_cast<int64_t>(chunk.size() * sizeof(float));
+      RETURN_IF_ERROR(backend_->CopyOut(chunk.data(), device + begin, bytes));
+      hash.Update(chunk.data(), static_cast<size_t>(bytes));
+    }
+  }
+  return hash.HexDigest();
+}
+
+}  // namespace nibble

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Parameters: the tensors of a LLaMA model under their Hugging Face names.
+//
+// Purpose: one ordered list tells initialisation, optimizer, checkpoints and fingerprints what
+// exists. Weights, gradients and both AdamW moments are one allocation each, in list order, so that
+// a collective or a norm over everything is one call.
+// Thread-safety: one thread, the backend's caller. Ownership: owns its device buffers; the backend
+// must outlive it. Invariants: master weights are FP32; every tensor starts on kTensorAlign bytes;
+// the gaps between tensors are zero and stay zero.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "worker/spec/run_config.h"
+
+namespace nibble {
+
+inline constexpr int64_t kTensorAlignElements = 16;  // 64 bytes: one cache line, one AVX-512 word
+
+struct ParameterInfo {
+  std::string name;  // "model.layers.3.mlp.down_proj.weight"
+  int64_t rows = 0;  // output features; 1 for norms
+  int64_t cols = 0;
+  int64_t offset = 0;  // elements, in each of the four allocations
+  bool is_norm = false;
+  bool is_residual_output = false;  // o_proj and down_proj: they write into the residual stream
+  int64_t layer = -1;               // -1: outside the blocks
+
+  int64_t size() const { return rows * cols; }
+  // Shape as files state it: norms have one dimension.
+  std::vector<int64_t> shape() const;
+};
+
+// The list for a model; vocab_size must be resolved. With tied embeddings there is no lm_head.
+std::vector<ParameterInfo> ListParameters(const ModelConfig& model);
+
+// Which third of the model a parameter belongs to: "first" (embedding, block 0), "middle", or
+// "last" (last block, final norm, head).
+const char* PlaceOf(const ParameterInfo& info, int64_t layers);
+const char* PlaceOfLayer(int64_t layer, int64_t layers);
+
+// Per block, in list order.
+enum class BlockParameter : uint8_t {
+  kInputNorm,
+  kQuery,
+  kKey,
+  kValue,
+  kOutput,
+  kPostNorm,
+  kGate,
+  kUp,
+  kDown,
+};
+inline constexpr int kBlockParameters = 9;
+
+class Parameters {
+ public:
+  // Weights are undefined, gradients and moments zero. `with_training_state` false allocates
+  // weights only. RESOURCE_EXHAUSTED when the backend has no memory left.
+  static Result<Parameters> Create(Backend* backend, const ModelConfig& model,
+                                   bool with_training_state = true);
+
+  const std::vector<ParameterInfo>& list() const { return list_; }
+  const ParameterInfo* Find(std::string_view name) const;  // nullptr when absent
+  size_t IndexOf(int64_t layer, BlockParameter which) const;
+  size_t embedding() const { return 0; }
+  size_t final_norm() const { return final_norm_; }
+  size_t head() const { return head_; }  // the embedding when tied
+
+  TensorView weight(size_t index) const { return ViewOf(weights_, index); }
+  TensorView gradient(size_t index) const { return ViewOf(gradients_, index); }
+  TensorView first_moment(size_t index) const { return ViewOf(first_moments_, index); }
+  TensorView second_moment(size_t index) const { return ViewOf(second_moments_, index); }
+
+  // Everything at once, gaps included.
+  TensorView all_weights() const { return AllOf(weights_); }
+  TensorView all_gradients() const { return AllOf(gradients_); }
+
+  int64_t count() const { return count_; }  // parameters, gaps excluded
+  int64_t weight_bytes() const { return weights_.capacity_bytes(); }
+  int64_t gradient_bytes() const { return gradients_.capacity_bytes(); }
+  int64_t optimizer_bytes() const {
+    return first_moments_.capacity_bytes() + second_moments_.capacity_bytes();
+  }
+
+  // normal(0, std) for matrices, 1 for norms. Element i of tensor t is a pure function of
+  // (seed, t, i). std is init_std, times 1/sqrt(2 * layers) for the projections that write into the
+  // residual stream, so that its variance does not grow with depth (GPT-2's initialisation).
+  Status Initialise(const ModelConfig& model, uint64_t seed);
+
+  // SHA-256 over names, shapes and bytes of all weights, in list order.
+  Result<std::string> Fingerprint() const;
+
+ private:
+  TensorView ViewOf(const Buffer& buffer, size_t index) const;
+  TensorView AllOf(const Buffer& buffer) const;
+
+  Backend* backend_ = nullptr;
+  std::vector<ParameterInfo> list_;
+  size_t final_norm_ = 0;
+  size_t head_ = 0;
+  int64_t count_ = 0;
+  int64_t elements_ = 0;  // with gaps
+  Buffer weights_;
+  Buffer gradients_;
+  Buffer first_moments_;
+  Buffer second_moments_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/train/training_run.h"
+
+#include <chrono>
+#include <new>
+#include <thread>
+#include <utility>
+
+#include "base/log.h"
+#include "base/strings.h"
+#include "worker/train/divergence.h"
+#include "worker/train/health.h"
+#include "worker/train/memory_report.h"
+
+namespace nibble {
+namespace {
+
+constexpr char kLockFileName[] = "trainer.lock";
+// How long the end record is tried again when the journal cannot be written: 50 x 100 ms.
+constexpr int kEndRecordTries = 50;
+constexpr auto kEndRecordPause = std::chrono::milliseconds(100);
+
+}  // namespace
+
+TrainingRun::TrainingRun(RunConfig config, RunEnvironment environment)
+    : config_(std::move(config)), environment_(std::move(environment)) {}
+
+TrainingRun::End TrainingRun::EndOf(const Status& status) {
+  const bool memory = status.code() == StatusCode::kResourceExhausted;
+  return {memory ? kEndOutOfMemoryHost : kEndUserError, status.ToString()};
+}
+
+void TrainingRun::Warn(const std::string& text) {
+  LogWarning(text);
+  journal_.Write(LogRecord{"warning", text});
+}
+
+EndRecord TrainingRun::Execute() {
+  MaybeEnd end;
+  try {
+    end = OpenRunFolder();
+    if (!end) end = PrepareInputs();
+    if (!end) end = PrepareModel();
+    if (!end) end = ResumeOrInitialise();
+    if (!end) end = RunSteps();
+    if (!end) end = Finish();
+  } catch (const std::bad_alloc&) {
+    end = End{kEndOutOfMemoryHost,
+              "the host has no memory left; a smaller micro-batch or sequence "
+              "length needs less"};
+  }
+  return Close(end ? *std::move(end) : End{kEndCompleted, ""});
+}
+
+EndRecord TrainingRun::Close(End end) {
+  EndRecord record;
+  record.reason = std::move(end.reason);
+  record.message = std::move(end.message);
+  record.step = state_.step;
+  record.final_loss = state_.train_loss;
+  record.final_validation_loss = last_validation_loss_;
+  const bool good = record.reason == kEndCompleted || record.reason == kEndPreempted;
+  if (weights_ready_ && good) {
+    const Result<std::string> fingerprint = parameters_->Fingerprint();
+    if (fingerprint.ok()) record.weights_sha256 = *fingerprint;
+  }
+  journal_.Write(record);
+  Status flushed = journal_.Flush();
+  for (int i = 0; !flushed.ok() && i < kEndRecordTries; ++i) {
+    std::this_thread::sleep_for(kEndRecordPause);
+    flushed = journal_.Flush();
+  }
+  if (!flushed.ok()) LogError("end record is lost", {{"error", flushed.ToString()}});
+  if (environment_.progress != nullptr) environment_.progress->End(record);
+  return record;
+}
+
+TrainingRun::MaybeEnd TrainingRun::OpenRunFolder() {
+  const std::string& dir = config_.run.dir;
+  if (dir.empty()) return End{kEndInvalidSpec, "run.dir is missing; give --dir"};
+  const Status made = MakeDirectories(dir);
+  if (!made.ok()) return End{kEndUserError, made.message()};
+  Result<FileLock> lock = FileLock::Acquire(JoinPath(dir, kLockFileName));
+  if (!lock.ok()) {
+    return End{kEndUserError, "another trainer uses " + dir + ": " + lock.status().message()};
+  }
+  lock_ = *std::move(lock);
+  Result<JournalWriter> journal = JournalWriter::Open(dir, environment_.clock);
+  if (!journal.ok()) return End{kEndUserError, "journal: " + journal.status().message()};
+  journal_ = *std::move(journal);
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::PrepareInputs() {
+  Result<Recipe> recipe = RecipeOfConfig(config_);
+  if (!recipe.ok()) return End{kEndInvalidSpec, "precision.recipe: " + recipe.status().message()};
+  recipe_ = *std::move(recipe);
+  Result<TokenizerInputs> tokenizer = FindTokenizer(config_.data);
+  if (!tokenizer.ok()) return End{kEndDataUnreadable, "tokenizer: " + tokenizer.status().message()};
+  tokenizer_ = *std::move(tokenizer);
+  const Status vocab = ResolveVocabSize(tokenizer_, &config_.model);
+  if (!vocab.ok()) return End{kEndInvalidSpec, vocab.message()};
+  Result<Datasets> data = OpenDatasets(config_);
+  if (!data.ok()) return End{kEndDataUnreadable, data.status().message()};
+  data_.emplace(*std::move(data));
+  if (!data_->validation) Warn("no validation shards: the run has no validation loss");
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
+  BackendOptions options;
+  options.threads = static_cast<int>(config_.run.threads);
+  Result<std::unique_ptr<Backend>> backend = MakeBackend("cpu", options);
+  if (!backend.ok()) return End{kEndInvalidSpec, "backend: " + backend.status().message()};
+  backend_ = *std::move(backend);
+  Result<std::unique_ptr<Communicator>> communicator =
+      MakeCommunicator("single", backend_.get(), static_cast<int>(config_.run.rank),
+                       static_cast<int>(config_.run.world_size));
+  if (!communicator.ok()) return End{kEndInvalidSpec, communicator.status().message()};
+  communicator_ = *std::move(communicator);
+
+  Result<Parameters> parameters = Parameters::Create(backend_.get(), config_.model);
+  if (!parameters.ok()) return EndOf(parameters.status().WithContext("parameters"));
+  parameters_.emplace(*std::move(parameters));
+  const Model::Options model_options = {config_.model, recipe_, config_.schedule.micro_batch,
+                                        config_.data.seq_len};
+  Result<std::unique_ptr<Model>> model =
+      Model::Create(backend_.get(), &*parameters_, model_options);
+  if (!model.ok()) return EndOf(model.status());
+  model_ = *std::move(model);
+  step_ = std::make_unique<TrainingStep>(config_, backend_.get(), communicator_.get(),
+                                         &*parameters_, model_.get());
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
+  Result<CheckpointStore> store =
+      CheckpointStore::Open(config_.run.dir, config_.run.epoch, config_.checkpoint,
+                            [this](const std::string& text) { Warn(text); });
+  if (!store.ok()) return EndOf(store.status());
+  store_.emplace(*std::move(store));
+  Result<std::optional<TrainingState>> loaded = store_->LoadNewest(*backend_, &*parameters_);
+  if (!loaded.ok()) {
+    const bool other_model = loaded.status().code() == StatusCode::kFailedPrecondition;
+    return End{other_model ? kEndInvalidSpec : kEndCheckpointUnreadable, loaded.status().message()};
+  }
+  const std::string fingerprint = data_->train.Fingerprint();
+  if (loaded->has_value()) {
+    state_ = **std::move(loaded);
+    resumed_from_step_ = saved_step_ = state_.step;
+    last_validation_loss_ = state_.validation_loss.value_or(0);
+    const bool same_data = state_.data_fingerprint == fingerprint;
+    if (!same_data || !data_->train.SetCursor(state_.cursor).ok()) {
+      Warn("the checkpoint was made with other training data; the data order starts anew");
+    }
+    if (state_.seed != config_.seed) {
+      Warn(StrFormat("the checkpoint was made with seed %u, this run has %u", state_.seed,
+                     config_.seed));
+    }
+  } else {
+    const Status initialised = parameters_->Initialise(config_.model, config_.seed);
+    if (!initialised.ok()) return EndOf(initialised);
+  }
+  const Status shared = communicator_->Broadcast(parameters_->all_weights(), 0);
+  if (!shared.ok()) return EndOf(shared);
+  weights_ready_ = true;
+  state_.data_fingerprint = fingerprint;
+  state_.seed = config_.seed;
+  state_.recipe = recipe_.name;
+  state_.attempt = config_.run.attempt;
+  state_.epoch = config_.run.epoch;
+  state_.spec = RunConfigToJson(config_);
+  WriteStart();
+  return std::nullopt;
+}
+
+void TrainingRun::WriteStart() {
+  StartRecord record;
+  record.resumed_from_step = resumed_from_step_;
+  record.steps_total = config_.schedule.steps;
+  record.parameters = parameters_->count();
+  record.tokens_per_step = config_.tokens_per_step();
+  record.recipe = recipe_.name;
+  const int layers = static_cast<int>(config_.model.layers);
+  const int64_t tokens = config_.schedule.micro_batch * config_.data.seq_len;
+  const Result<LinearPaths> paths =
+      PathsOf(*backend_, recipe_.LinearForBlock(layers / 2, layers), tokens,
+              config_.model.hidden_size, config_.model.intermediate_size);
+  if (paths.ok()) {
+    record.paths = {{"fprop", SupportName(paths->fprop)},
+                    {"dgrad", SupportName(paths->dgrad)},
+                    {"wgrad", SupportName(paths->wgrad)}};
+  }
+  const bool bf16 = model_->high_precision_mode() == GemmMode::kBf16;
+  record.paths["attention"] = record.paths["head"] = bf16 ? "bf16" : "fp32";
+  for (const std::string& warning : RecipeWarnings(recipe_, tokens, config_.model.hidden_size)) {
+    Warn(warning);
+  }
+  journal_.Write(record);
+  if (environment_.progress != nullptr) {
+    environment_.progress->Start(record, "backend: " + backend_->description());
+  }
+}
+
+TrainingRun::MaybeEnd TrainingRun::RunSteps() {
+  if (state_.step == 0) {
+    if (MaybeEnd end = Validate()) return end;
+  }
+  while (state_.step < config_.schedule.steps) {
+    if (environment_.stop_requested()) return StopEnd();
+    if (MaybeEnd end = Step()) return end;
+    const bool last = state_.step == config_.schedule.steps;
+    if (last || Due(config_.schedule.validate_every)) {
+      if (MaybeEnd end = Validate()) return end;
+    }
+    if (!last && Due(config_.checkpoint.every_steps)) {
+      if (MaybeEnd end = Save(false)) return end;
+    }
+  }
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::StopEnd() {
+  if (saved_step_ != state_.step) {
+    if (MaybeEnd end = Save(true)) return end;
+  }
+  return End{kEndPreempted, StrFormat("asked to stop; the state after step %lld is saved",
+                                      static_cast<long long>(state_.step))};
+}
+
+TrainingRun::MaybeEnd TrainingRun::Step() {
+  const int64_t number = state_.step + 1;
+  const int64_t health_every = config_.metrics.health_every;
+  const bool health = health_every > 0 && (number == 1 || number % health_every == 0);
+  const auto started = std::chrono::steady_clock::now();
+  const Result<StepOutcome> outcome = step_->Run(number, health, &data_->train);
+  if (!outcome.ok()) return EndOf(outcome.status());
+  if (!outcome->end_reason.empty()) return End{outcome->end_reason, outcome->end_message};
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
+  state_.step = number;
+  state_.tokens += outcome->tokens;
+  state_.cursor = data_->train.cursor();
+  state_.train_loss = outcome->loss;
+  state_.validation_loss.reset();
+  ReportStep(*outcome, elapsed.count(), health);
+  return std::nullopt;
+}
+
+void TrainingRun::ReportStep(const StepOutcome& outcome, double seconds, bool health) {
+  const int64_t total = config_.schedule.steps;
+  StepRecord record;
+  record.step = state_.step;
+  record.loss = outcome.loss;
+  record.grad_norm = outcome.gradient_norm;
+  record.learning_rate = outcome.learning_rate;
+  record.tokens = state_.tokens;
+  record.step_seconds = seconds;
+  record.tokens_per_second = static_cast<double>(outcome.tokens) / std::max(seconds, 1e-9);
+  const bool first = state_.step == resumed_from_step_ + 1;
+  if (first || state_.step == total || Due(config_.metrics.every)) journal_.Write(record);
+  if (health) {
+    for (HealthRecord& h : CollectHealth(*model_, state_.step)) journal_.Write(std::move(h));
+  }
+  if (environment_.progress != nullptr) environment_.progress->Step(record, total);
+  if (first || state_.step == total) {
+    const MemoryRecord memory = MemoryRecordOf(*backend_, *model_, *parameters_);
+    journal_.Write(memory);
+    if (environment_.progress != nullptr && state_.step == total) {
+      environment_.progress->Memory(memory);
+    }
+  }
+}
+
+TrainingRun::MaybeEnd TrainingRun::Validate() {
+  if (!data_->validation) return std::nullopt;
+  const Result<StepOutcome> outcome = step_->Validate(state_.step, &*data_->validation);
+  if (!outcome.ok()) return EndOf(outcome.status());
+  if (!outcome->end_reason.empty()) return End{outcome->end_reason, outcome->end_message};
+  last_validation_loss_ = outcome->loss;
+  state_.validation_loss = outcome->loss;
+  state_.best_validation_loss =
+      std::min(outcome->loss, state_.best_validation_loss.value_or(outcome->loss));
+  const ValidationRecord record{state_.step, outcome->loss};
+  journal_.Write(record);
+  if (environment_.progress != nullptr) environment_.progress->Validation(record);
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::Save(bool must_succeed) {
+  const auto started = std::chrono::steady_clock::now();
+  const Result<bool> finite = AllFinite(*backend_, parameters_->all_weights());
+  if (!finite.ok()) return EndOf(finite.status());
+  if (!*finite) {
+    const Result<std::string> what = FindNonFinite(*backend_, *model_, *parameters_, true);
+    return End{kEndDiverged,
+               StrFormat("step %lld: %s is not finite after the update; the weights are not saved",
+                         static_cast<long long>(state_.step), what.value_or("a weight").c_str())};
+  }
+  const Result<std::string> fingerprint = parameters_->Fingerprint();
+  if (!fingerprint.ok()) return EndOf(fingerprint.status());
+  state_.weights_sha256 = *fingerprint;
+  const CheckpointContent content = {state_,           config_.model,     config_.data.seq_len,
+                                     tokenizer_.files, tokenizer_.bos_id, tokenizer_.eos_id};
+  const Result<SavedCheckpoint> saved = store_->Save(*backend_, *parameters_, content);
+  if (!saved.ok()) {
+    const std::string text =
+        StrFormat("checkpoint of step %lld was not saved: %s", static_cast<long long>(state_.step),
+                  saved.status().ToString().c_str());
+    if (must_succeed || saved.status().code() == StatusCode::kAborted) {
+      return End{kEndUserError, text};
+    }
+    Warn(text + "; the run goes on, older checkpoints are intact");
+    return std::nullopt;
+  }
+  const Status together = communicator_->Barrier();
+  if (!together.ok()) return EndOf(together);
+  saved_step_ = state_.step;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
+  const CheckpointRecord record{state_.step, saved->path, elapsed.count(), saved->bytes,
+                                saved->best};
+  journal_.Write(record);
+  if (environment_.progress != nullptr) environment_.progress->Checkpoint(record);
+  const Status flushed = journal_.Flush();
+  if (!flushed.ok()) LogWarning("journal is not on disk", {{"error", flushed.ToString()}});
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::Finish() {
+  if (saved_step_ == state_.step) return std::nullopt;
+  return Save(true);
+}
+
+}  // namespace nibble
