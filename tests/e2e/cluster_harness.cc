@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/e2e/cluster_harness.h"
 
-#include <arpa/inet.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
+#include <cerrno>
 #include <thread>
 #include <utility>
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "tests/support/http_get.h"
 
 namespace nibble {
 namespace {
@@ -23,22 +22,6 @@ constexpr milliseconds kPollInterval{50};
 
 std::string Program(const std::string& name) {
   return JoinPath(JoinPath(NIBBLE_BINARY_DIR, "bin"), name);
-}
-
-// A loopback port that was free a moment ago, so that a restarted controller keeps its address.
-Result<int> FreePort() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return ErrnoError(errno, "cannot create a socket");
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof(address);
-  const bool ok = ::bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 &&
-                  ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0;
-  const int error = errno;
-  ::close(fd);
-  if (!ok) return ErrnoError(error, "cannot bind a loopback port");
-  return static_cast<int>(ntohs(address.sin_port));
 }
 
 // A few hundred short documents from a small grammar: enough structure for the loss to fall.
@@ -103,8 +86,8 @@ Result<std::unique_ptr<ClusterHarness>> ClusterHarness::Create() {
   std::unique_ptr<ClusterHarness> cluster(new ClusterHarness());
   ASSIGN_OR_RETURN(cluster->folder_, MakeTempDirectory("nibble-cluster"));
   cluster->data_folder_ = JoinPath(cluster->folder_, "data");
-  ASSIGN_OR_RETURN(const int port, FreePort());
-  ASSIGN_OR_RETURN(const int http_port, FreePort());
+  ASSIGN_OR_RETURN(const int port, testing::FreeLoopbackPort());
+  ASSIGN_OR_RETURN(const int http_port, testing::FreeLoopbackPort());
   cluster->server_address_ = StrFormat("127.0.0.1:%d", port);
   cluster->http_address_ = StrFormat("127.0.0.1:%d", http_port);
   RETURN_IF_ERROR(cluster->PrepareData());
