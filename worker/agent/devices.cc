@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/agent/devices.h"
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <utility>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/process.h"
+#include "base/strings.h"
+
+namespace nibble::agent {
+namespace {
+
+constexpr int64_t kMaxOutputBytes = 1 << 20;
+constexpr size_t kShownErrorBytes = 600;
+
+// One device of the self-test as `slots` devices that together are it.
+void AddSlots(const DeviceInfo& device, int slots, std::vector<DeviceInfo>& devices) {
+  const int parts = device.kind == "cpu" ? slots : 1;
+  for (int part = 0; part < parts; ++part) {
+    DeviceInfo slot = device;
+    slot.index = static_cast<int>(devices.size());
+    slot.memory_bytes /= parts;
+    slot.threads = std::max(1, slot.threads / parts);
+    slot.gflops /= parts;
+    devices.push_back(std::move(slot));
+  }
+}
+
+// What a person needs of a failed self-test: the end of what it printed.
+std::string LastWords(const std::string& output, const std::string& errors) {
+  std::string text(StrTrim(errors));
+  if (text.empty()) text = StrTrim(output);
+  if (text.empty()) return "it printed nothing";
+  return text.size() <= kShownErrorBytes ? text : text.substr(text.size() - kShownErrorBytes);
+}
+
+}  // namespace
+
+Result<std::vector<DeviceInfo>> ParseDevices(const std::string& json_text, int slots) {
+  const Result<Json> json = Json::Parse(json_text);
+  if (!json.ok()) {
+    return DataLossError("the self-test did not print JSON: " + json.status().message());
+  }
+  std::vector<DeviceInfo> devices;
+  for (const Json& item : (*json)["devices"].items()) {
+    DeviceInfo device;
+    device.kind = item["kind"].AsString();
+    device.name = item["name"].AsString();
+    device.memory_bytes = item["memory_bytes"].AsInt();
+    device.threads = static_cast<int>(item["threads"].AsInt());
+    device.gflops = item["gflops"].AsDouble();
+    for (const Json& feature : item["features"].items()) {
+      device.features.push_back(feature.AsString());
+    }
+    if (device.kind.empty()) return DataLossError("the self-test named a device without a kind");
+    if (device.kind == "cpu" && slots > std::max(1, device.threads)) {
+      return InvalidArgumentError(StrFormat("--slots %d is more than the %d threads of %s", slots,
+                                            device.threads, device.name.c_str()));
+    }
+    AddSlots(device, slots, devices);
+  }
+  if (devices.empty()) return DataLossError("the self-test found no device");
+  return devices;
+}
+
+Result<std::vector<DeviceInfo>> ProveDevices(const std::string& trainer, int slots,
+                                             const std::string& work_dir) {
+  const std::string output_path = JoinPath(work_dir, "self-test.json");
+  const std::string error_path = JoinPath(work_dir, "self-test.log");
+  RETURN_IF_ERROR(RemoveTree(output_path));
+  RETURN_IF_ERROR(RemoveTree(error_path));
+  ProcessOptions options;
+  options.argv = {trainer, "self-test", "--json"};
+  options.stdout_path = output_path;
+  options.stderr_path = error_path;
+  ASSIGN_OR_RETURN(Process process, Process::Start(options));
+  ASSIGN_OR_RETURN(const std::optional<ExitStatus> ended,
+                   process.WaitFor(std::chrono::milliseconds(kSelfTestTimeoutMs)));
+  if (!ended.has_value()) {
+    RETURN_IF_ERROR(process.Signal(SIGKILL));
+    RETURN_IF_ERROR(process.Wait().status());
+    return DeadlineExceededError(StrFormat("the self-test of %s did not end in %d s",
+                                           trainer.c_str(), kSelfTestTimeoutMs / 1000));
+  }
+  ASSIGN_OR_RETURN(const std::string output, ReadFile(output_path, kMaxOutputBytes));
+  if (!ended->success()) {
+    const std::string errors = ReadFile(error_path, kMaxOutputBytes).value_or("");
+    return FailedPreconditionError("the self-test of " + trainer + " failed with " +
+                                   ended->ToString() + ": " + LastWords(output, errors));
+  }
+  return ParseDevices(output, slots);
+}
+
+}  // namespace nibble::agent
