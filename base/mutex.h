@@ -14,7 +14,9 @@
 #else
 #define NIBBLE_THREAD_ANNOTATION_(x)
 #endif
+#ifndef GUARDED_BY  // Debian's Abseil defines the same, when its headers come first
 #define GUARDED_BY(x) NIBBLE_THREAD_ANNOTATION_(guarded_by(x))
+#endif
 #define EXCLUDES(...) NIBBLE_THREAD_ANNOTATION_(locks_excluded(__VA_ARGS__))
 #define REQUIRES(...) NIBBLE_THREAD_ANNOTATION_(exclusive_locks_required(__VA_ARGS__))
 
