@@ -128,7 +128,7 @@ std::optional<EndReason> EndReasonFromJournal(std::string_view name) {
   for (size_t i = 1; i < kEndReasonNames.size(); ++i) {
     if (Folded(kEndReasonNames[i]) == folded) return static_cast<EndReason>(i);
   }
-  return std::nullopt;
+  return EndReason::kUserError;
 }
 
 }  // namespace nibble::core

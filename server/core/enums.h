@@ -139,6 +139,8 @@ template <typename Enum>
 std::optional<Enum> FromName(std::string_view name);
 
 // The end reason a trainer journalled. Case and underscores do not matter: "out_of_memory_host".
+// A reason this list lacks ("InvalidSpec") is a UserError: it had a last word, so it is not
+// infrastructure. nullopt for "".
 std::optional<EndReason> EndReasonFromJournal(std::string_view name);
 
 constexpr bool IsTerminal(JobState state) { return state >= JobState::kSucceeded; }
