@@ -43,7 +43,7 @@ class DataCliTest : public testing::Test {
 
 TEST_F(DataCliTest, EveryCommandHasHelpWithAnExample) {
   for (const std::string name : {"corpus perl-doc", "corpus files", "train-tokenizer", "tokenize",
-                                  "encode", "decode", "inspect"}) {
+                                 "encode", "decode", "inspect"}) {
     std::vector<std::string> words = StrSplit(name, ' ');
     words.push_back("--help");
     const CommandOutput help = Run(words, /*merge_stderr=*/false);
