@@ -383,6 +383,7 @@ int CommandLine::Run(std::vector<std::string> arguments, CliContext& context) {
     app_.exit(success, context.out, context.err);
     return kExitOk;
   } catch (const CLI::ParseError& error) {
+    if (arguments.empty()) context.err << app_.help();
     context.Note(std::string(error.what()) + " (see 'nibble --help')");
     return kExitUsage;
   }

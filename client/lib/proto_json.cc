@@ -226,7 +226,7 @@ Result<v1::JobState> ParseJobState(const std::string& name) {
   for (int i = 1; i < descriptor.value_count(); ++i) {
     known.push_back(EnumText(*descriptor.value(i)));
   }
-  return InvalidArgumentError(UnknownNameMessage("job state", name, known));
+  return InvalidArgumentError(UnknownNameMessage("job state", upper, known));
 }
 
 }  // namespace nibble
