@@ -115,8 +115,8 @@ std::string JobView::ProgressLine(int bar_width) const {
   const double fraction = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;
   std::string line =
       StrFormat("step %lld/%lld ", static_cast<long long>(done), static_cast<long long>(total));
-  if (bar_width > 0) line += "▕" + ProgressBar(fraction, bar_width) + "▏";
-  line += StrFormat(" %3.0f %%", 100 * fraction);
+  if (bar_width > 0) line += "▕" + ProgressBar(fraction, bar_width) + "▏ ";
+  line += StrFormat("%3.0f %%", 100 * fraction);
   if (!losses_.empty()) line += "  loss " + LossText(losses_.rbegin()->second);
   if (!validation_.empty()) line += "  val " + LossText(validation_.rbegin()->second);
   if (tokens_per_second() > 0) line += "  " + FormatCount(tokens_per_second()) + " tok/s";

@@ -35,7 +35,7 @@ class PlainWriter {
     const int64_t total = std::max<int64_t>(view.steps_total(), 1);
     const int64_t part = view.step() * kPlainLinesPerRun / total;
     const size_t validations = view.validation().size();
-    if (view.step() > 0 && (part != part_ || validations != validations_)) {
+    if (!view.losses().empty() && (part != part_ || validations != validations_)) {
       out_ << view.ProgressLine(0) << "\n";
     }
     part_ = part;
