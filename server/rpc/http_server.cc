@@ -4,6 +4,8 @@
 #include <civetweb.h>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/strings.h"
@@ -13,6 +15,8 @@ namespace {
 
 constexpr char kThreads[] = "4";
 constexpr char kRequestTimeoutMs[] = "10000";
+constexpr int kMaxPokes = 20;
+constexpr std::chrono::milliseconds kPokeInterval{5};
 
 const char* ReasonPhrase(int code) {
   switch (code) {
@@ -103,8 +107,33 @@ Result<std::unique_ptr<HttpServer>> HttpServer::Start(const HostPort& address,
   return server;
 }
 
+namespace {
+
+// Connects to the server and hangs up, which wakes its accepting thread.
+void Poke(const HostPort& address) {
+  const bool ipv6 = address.host.find(':') != std::string::npos;
+  const bool any = address.host == "0.0.0.0" || address.host == "::";
+  char error[128] = "";
+  const std::string host = any ? (ipv6 ? "::1" : "127.0.0.1") : address.host;
+  mg_connection* connection = mg_connect_client(host.c_str(), address.port, 0, error, sizeof error);
+  if (connection != nullptr) mg_close_connection(connection);
+}
+
+}  // namespace
+
 HttpServer::~HttpServer() {
-  if (impl_->context != nullptr) mg_stop(impl_->context);
+  if (impl_->context == nullptr) return;
+  // CivetWeb notices a stop only when its accepting thread wakes, every two seconds by itself.
+  std::atomic<bool> stopped = false;
+  std::thread stopper([this, &stopped] {
+    mg_stop(impl_->context);
+    stopped = true;
+  });
+  for (int i = 0; i < kMaxPokes && !stopped; ++i) {
+    std::this_thread::sleep_for(kPokeInterval);
+    if (!stopped) Poke(address_);
+  }
+  stopper.join();
 }
 
 }  // namespace nibble::rpc
