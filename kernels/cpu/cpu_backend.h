@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -82,6 +83,8 @@ class CpuBackend final : public Backend {
  private:
   // A view of the workspace `buffer`, grown when needed.
   Result<float*> Workspace(Buffer& buffer, int64_t floats);
+  // Replaces each view by a copy rounded to BF16, valid until the next attention call.
+  Status RoundOperands(std::initializer_list<ConstTensorView*> operands);
   Status Rope(const RopeParams& params, TensorView x, bool inverse);
   // The (cos, sin) table for positions [0, positions), grown when needed.
   Result<const float*> RopeTable(const RopeParams& params, int64_t positions);

@@ -35,18 +35,7 @@ NIBBLE_CLONES void SwiGluBackwardRange(const float* dout, const float* gate, con
   }
 }
 
-NIBBLE_CLONES float RowMax(const float* x, int64_t n) {
-  float lanes[kLanes];
-  for (int l = 0; l < kLanes; ++l) lanes[l] = -formats::kLargestFloat;
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
-  }
-  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-  float max = lanes[0];
-  for (int l = 1; l < kLanes; ++l) max = lanes[l] > max ? lanes[l] : max;
-  return max;
-}
+NIBBLE_CLONES float RowMax(const float* x, int64_t n) { return LargestOf(x, n); }
 
 // sum of exp(x - max).
 NIBBLE_CLONES float RowExpSum(const float* x, float max, int64_t n) {

@@ -57,6 +57,20 @@ inline float Exp(float x) {
   return x < -87.3f ? 0.0f : value;
 }
 
+// Largest of n values; NaN is passed over (sums of exp(x - max) carry it on). n >= 1.
+inline float LargestOf(const float* x, int64_t n) {
+  float lanes[kLanes];
+  for (int l = 0; l < kLanes; ++l) lanes[l] = -formats::kLargestFloat;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+  }
+  for (int l = 0; i < n; ++i, ++l) lanes[l] = x[i] > lanes[l] ? x[i] : lanes[l];
+  float max = lanes[0];
+  for (int l = 1; l < kLanes; ++l) max = lanes[l] > max ? lanes[l] : max;
+  return max;
+}
+
 inline float FoldLanes(const float* lanes) {
   float sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += lanes[i];

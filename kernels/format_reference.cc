@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/format_reference.h"
+
+#include <cmath>
+
+namespace nibble {
+namespace {
+
+// Magnitudes with `mantissa_bits` and exponent bias `bias`, up to `max`.
+std::vector<double> Build(int mantissa_bits, int bias, double max) {
+  std::vector<double> magnitudes;
+  const int per_exponent = 1 << mantissa_bits;
+  for (int code = 0;; ++code) {
+    const int exponent = code / per_exponent;
+    const double fraction = static_cast<double>(code % per_exponent) / per_exponent;
+    const double value = exponent == 0 ? std::ldexp(fraction, 1 - bias)
+                                       : std::ldexp(1.0 + fraction, exponent - bias);
+    if (value > max) return magnitudes;
+    magnitudes.push_back(value);
+  }
+}
+
+}  // namespace
+
+std::vector<double> FormatMagnitudes(Elem elem) {
+  switch (elem) {
+    case Elem::kE4M3:
+      return Build(3, 7, 448.0);
+    case Elem::kE5M2:
+      return Build(2, 15, 57344.0);
+    default:
+      return Build(1, 1, 6.0);
+  }
+}
+
+int NearestCode(const std::vector<double>& magnitudes, double x) {
+  const double a = std::fabs(x);
+  int best = 0;
+  for (int code = 1; code < static_cast<int>(magnitudes.size()); ++code) {
+    const double mine = std::fabs(magnitudes[static_cast<size_t>(code)] - a);
+    const double known = std::fabs(magnitudes[static_cast<size_t>(best)] - a);
+    if (mine < known || (mine == known && code % 2 == 0)) best = code;
+  }
+  return best;
+}
+
+}  // namespace nibble

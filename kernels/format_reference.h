@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Slow, independent definitions of the element formats, to prove the fast ones.
+//
+// Purpose: a format is its list of magnitudes built from exponent and mantissa widths in double;
+// rounding is a search for the nearest. Shares no code with kernels/formats. Used by the worker's
+// self-test and by tests. Thread-safety: pure functions.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/recipe/recipe.h"
+
+namespace nibble {
+
+// Magnitudes in code order, 0 first. Precondition: e2m1, e4m3 or e5m2.
+std::vector<double> FormatMagnitudes(Elem elem);
+
+// Code of |x| rounded to the nearest magnitude, ties to the even code, saturating; x is finite.
+// The sign is the caller's.
+int NearestCode(const std::vector<double>& magnitudes, double x);
+
+}  // namespace nibble
