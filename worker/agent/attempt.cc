@@ -52,6 +52,9 @@ Result<Attempt> Attempt::Adopt(const RunSettings& settings, const std::string& r
 
 void Attempt::Launch() {
   const auto start = [this]() -> Status {
+    if (LoadAttemptRecord(run_dir_).status().code() != StatusCode::kNotFound) {
+      return AlreadyExistsError(run_dir_ + " holds an earlier attempt of the same number");
+    }
     ASSIGN_OR_RETURN(const TrainerProcess::Launch launch, PrepareRun(*settings_, request_));
     RETURN_IF_ERROR(SaveAttemptRecord(run_dir_, record_));
     on_disk_ = true;
@@ -259,7 +262,8 @@ bool Attempt::Forgettable(int64_t now_ms) {
 
 void Attempt::Save() {
   const Status status = SaveAttemptRecord(run_dir_, record_);
-  if (!status.ok()) {
+  const bool failed_before = std::exchange(save_failed_, !status.ok());
+  if (save_failed_ && !failed_before) {
     LogWarning("cannot save the record of an attempt",
                {{"attempt", key().ToString()}, {"error", status.ToString()}});
   }

@@ -116,6 +116,7 @@ class Attempt {
   bool end_acked_ = false;
   int64_t end_acked_ms_ = 0;
   int64_t saved_ms_ = 0;
+  bool save_failed_ = false;  // told once
 };
 
 }  // namespace nibble::agent

@@ -345,6 +345,17 @@ TEST_F(AttemptTableTest, StartCutOffBeforeItsSupervisorCanNeverHappenLate) {
   EXPECT_FALSE(PathExists(RunFile(key, kExitFile)));
 }
 
+TEST_F(AttemptTableTest, FolderOfAnEarlierAttemptIsNeverTakenForTheNewOne) {
+  const StartRequest first = StartOf("job-a", 1, 1, 0, {{"FAKE_STEPS", "1"}});
+  table_->Start(first);
+  WaitFor(first.key, kStateEnded);
+  const StartRequest again = StartOf("job-a", 1, 2, 0, {{"FAKE_STEPS", "1"}});
+  table_->Start(again);
+  const AttemptReport end = WaitFor(again.key, kStateEnded);
+  EXPECT_TRUE(end.start_failed);
+  EXPECT_EQ(end.end_reason, "");
+}
+
 TEST_F(AttemptTableTest, DamagedRecordIsLeftAloneAndTheOthersAreRead) {
   ASSERT_TRUE(MakeDirectories(state_.path() + "/runs/job-x/attempt-1").ok());
   ASSERT_TRUE(AtomicWriteFile(state_.path() + "/runs/job-x/attempt-1/attempt.json", "{").ok());
