@@ -88,8 +88,9 @@ void State::Index(const Job& job, bool add) {
       for (const std::string& device : share.devices) {
         if (add) {
           held[device] = job.id;
-        } else {
-          held.erase(device);
+        } else if (const auto holder = held.find(device);
+                   holder != held.end() && holder->second == job.id) {
+          held.erase(holder);  // a rollback may have given it back to its former holder already
         }
       }
     }
