@@ -35,6 +35,7 @@ std::vector<double> FormatMagnitudes(Elem elem) {
 
 int NearestCode(const std::vector<double>& magnitudes, double x) {
   const double a = std::fabs(x);
+  if (a >= magnitudes.back()) return static_cast<int>(magnitudes.size()) - 1;
   int best = 0;
   for (int code = 1; code < static_cast<int>(magnitudes.size()); ++code) {
     const double mine = std::fabs(magnitudes[static_cast<size_t>(code)] - a);

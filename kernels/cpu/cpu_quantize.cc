@@ -184,11 +184,9 @@ Status CpuBackend::SetScales(const Quant& quant, const RowStats* stats, Quantize
     out->residual_count += stats[row].residual_count;
   }
   offsets[out->rows] = static_cast<int32_t>(out->residual_count);
-  if (out->comp == OccComp::kE4M3) {
-    const float amax = formats::BitsFloat(residual_bits);
-    if (!formats::IsFinite(amax)) ++out->nonfinite_amax;
-    out->residual_enc = formats::ScaleP2(amax, formats::kE4M3Max);
-  }
+  const float amax = formats::BitsFloat(residual_bits);
+  if (!formats::IsFinite(amax)) ++out->nonfinite_amax;
+  if (out->comp == OccComp::kE4M3) out->residual_enc = formats::ScaleP2(amax, formats::kE4M3Max);
   // Room for twice the expected share, so that ordinary steps do not grow it.
   const double share = 4.0 * (1.0 - quant.pre.alpha);
   const int64_t expected = static_cast<int64_t>(share * static_cast<double>(out->rows * out->cols));

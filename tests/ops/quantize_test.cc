@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Quantize, Dequantize, DGE, health and quantized layers on the CPU backend.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "base/strings.h"
+#include "kernels/format_reference.h"
+#include "kernels/formats/bf16.h"
+#include "kernels/formats/dge.h"
+#include "kernels/formats/e2m1.h"
+#include "kernels/formats/fp8.h"
+#include "kernels/formats/occ.h"
+#include "kernels/formats/philox.h"
+#include "kernels/formats/scales.h"
+#include "kernels/linear.h"
+
+namespace nibble {
+namespace {
+
+using Values = std::vector<float>;
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+Values Random(uint32_t stream, int64_t size, float scale = 1.0f) {
+  Values x(static_cast<size_t>(size));
+  for (int64_t i = 0; i < size; ++i) {
+    const uint32_t word = formats::RandomWord(9, 0, stream, static_cast<uint64_t>(i));
+    const float uniform = static_cast<float>(word >> 8) * 0x1p-23f - 1.0f;
+    x[static_cast<size_t>(i)] = uniform * scale * (i % 41 == 3 ? 9.0f : 1.0f);
+  }
+  return x;
+}
+
+std::unique_ptr<Backend> MakeCpu(int threads = 2) {
+  BackendOptions options;
+  options.threads = threads;
+  Result<std::unique_ptr<Backend>> made = MakeBackend("cpu", options);
+  EXPECT_TRUE(made.ok()) << made.status().ToString();
+  return std::move(*made);
+}
+
+bool SameBits(const Values& a, const Values& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// A quantizer and how its name reads in a test.
+struct Case {
+  std::string name;
+  Quant quant;
+};
+
+Quant Make(Elem elem, Block block, ScaleRule scale, float max, Round round = Round::kEven) {
+  Quant quant;
+  quant.elem = elem;
+  quant.block = block;
+  quant.scale = scale;
+  quant.scale_max = max;
+  quant.round = round;
+  return quant;
+}
+
+Quant WithOcc(Quant quant, double alpha, OccScope scope, OccComp comp) {
+  quant.pre = {true, alpha, scope, comp};
+  return quant;
+}
+
+std::vector<Case> AllCases() {
+  const Quant row = Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6);
+  return {
+      {"e2m1_tensor_f32", Make(Elem::kE2M1, Block::kTensor, ScaleRule::kF32, 6)},
+      {"e2m1_tok_f32", row},
+      {"e2m1_och_p2", Make(Elem::kE2M1, Block::kOutputChannel, ScaleRule::kP2, 6)},
+      {"e2m1_tok_cur", Make(Elem::kE2M1, Block::kToken, ScaleRule::kCurrent, 6)},
+      {"e2m1_half_up", Make(Elem::kE2M1, Block::kToken, ScaleRule::kP2, 6, Round::kHalfUp)},
+      {"e2m1_away", Make(Elem::kE2M1, Block::kToken, ScaleRule::kP2, 6, Round::kAway)},
+      {"e2m1_zero", Make(Elem::kE2M1, Block::kToken, ScaleRule::kP2, 6, Round::kZero)},
+      {"e2m1_sr24", Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kSr24)},
+      {"e2m1_te8", Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kTe8)},
+      {"e4m3_tensor_cur", Make(Elem::kE4M3, Block::kTensor, ScaleRule::kCurrent, 448)},
+      {"e4m3_tensor_curp2", Make(Elem::kE4M3, Block::kTensor, ScaleRule::kCurrentP2, 448)},
+      {"e5m2_tensor_p2", Make(Elem::kE5M2, Block::kTensor, ScaleRule::kP2, 57344)},
+      {"bf16", Quant{}},
+      {"occ_tensor_e4m3", WithOcc(row, 0.97, OccScope::kTensor, OccComp::kE4M3)},
+      {"occ_tensor_bf16", WithOcc(row, 0.99, OccScope::kTensor, OccComp::kBf16)},
+      {"occ_tensor_none", WithOcc(row, 0.9, OccScope::kTensor, OccComp::kNone)},
+      {"occ_token_e4m3", WithOcc(row, 0.9, OccScope::kToken, OccComp::kE4M3)},
+  };
+}
+
+float RoundOne(const Quant& quant, float y, const QuantizeContext& c, uint64_t element) {
+  if (quant.elem == Elem::kBf16) return y;
+  const std::vector<double> magnitudes = FormatMagnitudes(quant.elem);
+  using formats::TieRule;
+  switch (quant.round) {
+    case Round::kHalfUp:
+      return formats::RoundE2M1(y, TieRule::kHalfUp);
+    case Round::kAway:
+      return formats::RoundE2M1(y, TieRule::kAway);
+    case Round::kZero:
+      return formats::RoundE2M1(y, TieRule::kZero);
+    case Round::kSr24:
+      return formats::RoundE2M1Sr24(y, formats::RandomWord(c.seed, c.step, c.stream, element));
+    case Round::kTe8:
+      return formats::RoundE2M1Te8(y, formats::RandomByte(c.seed, c.step, c.stream, element));
+    case Round::kEven:
+      break;
+  }
+  const int code = NearestCode(magnitudes, static_cast<double>(y));
+  return std::copysign(static_cast<float>(magnitudes[static_cast<size_t>(code)]), y);
+}
+
+float EncOf(const Quant& quant, float amax) {
+  switch (quant.scale) {
+    case ScaleRule::kF32:
+      return formats::ScaleF32(amax, quant.scale_max);
+    case ScaleRule::kP2:
+      return formats::ScaleP2(amax, quant.scale_max);
+    case ScaleRule::kCurrent:
+      return formats::ScaleCurrent(amax, quant.scale_max, false);
+    case ScaleRule::kCurrentP2:
+      return formats::ScaleCurrent(amax, quant.scale_max, true);
+    case ScaleRule::kNone:
+      break;
+  }
+  return 1.0f;
+}
+
+// The whole quantizer in the plainest form: sort for the bounds, one element at a time.
+Values SlowDecode(const Quant& quant, const QuantizeContext& context, const Values& source,
+                  int64_t rows) {
+  const int64_t cols = static_cast<int64_t>(source.size()) / rows;
+  Values x = source;
+  for (float& v : x) v = formats::RoundBf16(v);
+  Values clamped = x;
+  const int64_t groups = quant.pre.scope == OccScope::kToken ? rows : 1;
+  const int64_t length = static_cast<int64_t>(x.size()) / groups;
+  for (int64_t g = 0; quant.pre.enabled && g < groups; ++g) {
+    const auto begin = x.begin() + g * length;
+    Values sorted(begin, begin + length);
+    std::sort(sorted.begin(), sorted.end());
+    const formats::QuantileIndices index = formats::OccIndices(quant.pre.alpha, length);
+    for (int64_t i = 0; i < length; ++i) {
+      float& value = clamped[static_cast<size_t>(g * length + i)];
+      value = std::min(std::max(value, sorted[static_cast<size_t>(index.low)]),
+                       sorted[static_cast<size_t>(index.high)]);
+    }
+  }
+  float residual_amax = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    residual_amax = std::max(residual_amax, std::fabs(x[i] - clamped[i]));
+  }
+  const float residual_enc = formats::ScaleP2(residual_amax, 448.0f);
+  Values decoded(x.size());
+  for (int64_t i = 0; i < static_cast<int64_t>(x.size()); ++i) {
+    const int64_t row = i / cols;
+    float amax = 0;
+    const bool whole = quant.block == Block::kTensor;
+    for (int64_t j = whole ? 0 : row * cols;
+         j < (whole ? static_cast<int64_t>(x.size()) : (row + 1) * cols); ++j) {
+      amax = std::max(amax, std::fabs(clamped[static_cast<size_t>(j)]));
+    }
+    const float enc = EncOf(quant, amax);
+    const size_t at = static_cast<size_t>(i);
+    const float grid = RoundOne(quant, clamped[at] * enc, context, static_cast<uint64_t>(i));
+    const bool multiply =
+        quant.scale == ScaleRule::kCurrent || quant.scale == ScaleRule::kCurrentP2;
+    decoded[at] = multiply ? grid * (1.0f / enc) : grid / enc;
+    const float residual = x[at] - clamped[at];
+    if (quant.pre.comp == OccComp::kE4M3 && residual != 0) {
+      decoded[at] += formats::RoundE4M3(residual * residual_enc) / residual_enc;
+    } else if (quant.pre.comp == OccComp::kBf16 && residual != 0) {
+      decoded[at] += formats::RoundBf16(residual);
+    }
+  }
+  return decoded;
+}
+
+class Quantizer : public testing::TestWithParam<Case> {};
+
+TEST_P(Quantizer, EqualsThePlainDefinitionBitForBit) {
+  const Quant& quant = GetParam().quant;
+  const QuantizeContext context{0x123456789ull, 4, 17, true};
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {13, 31}, {2, 521}}) {
+    const Values x = Random(1, rows * cols, 0.37f);
+    Values decoded(x.size()), again(x.size());
+    QuantizedTensor codes;
+    Status status = backend->Quantize(quant, context, {x.data(), rows, cols}, &codes,
+                                      {decoded.data(), rows, cols});
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    const Values expected = SlowDecode(quant, context, x, rows);
+    for (size_t i = 0; i < x.size(); ++i) {
+      ASSERT_EQ(formats::FloatBits(decoded[i]), formats::FloatBits(expected[i]))
+          << i << ": " << decoded[i] << " expected " << expected[i] << " from " << x[i];
+    }
+    status = backend->Dequantize(codes, {again.data(), rows, cols});
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    EXPECT_TRUE(SameBits(decoded, again));
+    EXPECT_EQ(codes.nonfinite_amax, 0);
+  }
+}
+
+TEST_P(Quantizer, GivesTheSameBitsForEveryThreadCountAndInPlace) {
+  const Values x = Random(2, 37 * 301);
+  Values first;
+  for (const int threads : {1, 2, 3}) {
+    const std::unique_ptr<Backend> backend = MakeCpu(threads);
+    Values decoded = x;
+    QuantizedTensor codes;
+    const TensorView view{decoded.data(), 37, 301};
+    ASSERT_TRUE(backend->Quantize(GetParam().quant, {}, view, &codes, view).ok());
+    if (threads == 1) first = decoded;
+    EXPECT_TRUE(SameBits(decoded, first)) << threads;
+  }
+}
+
+TEST_P(Quantizer, SurvivesOddInputs) {
+  const Quant& quant = GetParam().quant;
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  for (const float odd : {kNan, kInf, -kInf, 0.0f, 1e-45f, 3.4e38f}) {
+    Values x(3 * 20, odd == 0.0f || odd == 1e-45f ? odd : 1.0f);
+    x[5] = odd;
+    Values decoded(x.size());
+    QuantizedTensor codes;
+    ASSERT_TRUE(
+        backend->Quantize(quant, {}, {x.data(), 3, 20}, &codes, {decoded.data(), 3, 20}).ok());
+    const bool poison = !std::isfinite(formats::RoundBf16(odd));
+    const bool clamped_away = quant.pre.enabled && quant.pre.comp == OccComp::kNone;
+    if (quant.has_scale() && poison && !(clamped_away && !std::isnan(odd))) {
+      EXPECT_GE(codes.nonfinite_amax, 1) << odd;
+      const float enc = static_cast<const float*>(codes.enc.data())[0];
+      EXPECT_TRUE(quant.pre.enabled ? std::isfinite(enc) : enc == 1.0f) << enc;
+    }
+    for (const float value : decoded) {
+      if (!poison) {
+        EXPECT_TRUE(std::isfinite(value)) << odd;
+      }
+    }
+    if (odd == 0.0f) {
+      for (const float value : decoded) EXPECT_EQ(value, 0.0f);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Quantizer, testing::ValuesIn(AllCases()),
+                         [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
+
+TEST(Quantize, ScalesByPowersOfTwoAreEquivariant) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const Quant quant = Make(Elem::kE2M1, Block::kToken, ScaleRule::kP2, 6);
+  Values x = Random(3, 5 * 64), y = x;
+  for (float& v : y) v *= 0x1p-20f;
+  Values dx(x.size()), dy(x.size());
+  QuantizedTensor codes;
+  ASSERT_TRUE(backend->Quantize(quant, {}, {x.data(), 5, 64}, &codes, {dx.data(), 5, 64}).ok());
+  ASSERT_TRUE(backend->Quantize(quant, {}, {y.data(), 5, 64}, &codes, {dy.data(), 5, 64}).ok());
+  for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(dx[i] * 0x1p-20f, dy[i]);
+}
+
+TEST(Quantize, RefusesWhatHasNoCodesAndWrongShapes) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  Values x(12), out(12);
+  QuantizedTensor codes;
+  Quant quant;
+  quant.elem = Elem::kF32;
+  EXPECT_EQ(backend->Quantize(quant, {}, {x.data(), 3, 4}, &codes, {out.data(), 3, 4}).code(),
+            StatusCode::kInvalidArgument);
+  quant = Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6);
+  EXPECT_EQ(backend->Quantize(quant, {}, {x.data(), 3, 4}, &codes, {out.data(), 4, 3}).code(),
+            StatusCode::kInvalidArgument);
+  QuantizeContext scales_only;
+  scales_only.keep_codes = false;
+  ASSERT_TRUE(backend->Quantize(quant, scales_only, {x.data(), 3, 4}, &codes, {}).ok());
+  EXPECT_EQ(backend->Dequantize(codes, {out.data(), 3, 4}).code(), StatusCode::kFailedPrecondition);
+}
+
+TEST(Quantize, HoldsTheBytesItReports) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const Values x = Random(4, 64 * 101);
+  QuantizedTensor codes;
+  const Quant quant = WithOcc(Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6), 0.99,
+                              OccScope::kTensor, OccComp::kE4M3);
+  ASSERT_TRUE(backend->Quantize(quant, {}, {x.data(), 64, 101}, &codes, {}).ok());
+  EXPECT_GT(codes.residual_count, 0);
+  EXPECT_EQ(codes.size_bytes(), 64 * 51 + 64 * 4 + 65 * 4 + codes.residual_count * 5);
+}
+
+TEST(Health, CountsUnderflowSaturationAndError) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  // One row, scale 1: .1 underflows, the rest is exact but 3.5, which becomes 4.
+  const Values x = {6.0f, 0.1f, 0.0f, -2.0f, 3.5f, 1.0f};
+  Values decoded(x.size());
+  QuantizedTensor codes;
+  Quant quant = Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6);
+  ASSERT_TRUE(backend->Quantize(quant, {}, {x.data(), 1, 6}, &codes, {decoded.data(), 1, 6}).ok());
+  Result<QuantizationHealth> health =
+      backend->MeasureHealth({x.data(), 1, 6}, codes, {decoded.data(), 1, 6});
+  ASSERT_TRUE(health.ok()) << health.status().ToString();
+  const double tiny = static_cast<double>(formats::RoundBf16(0.1f));
+  EXPECT_EQ(health->elements, 6);
+  EXPECT_DOUBLE_EQ(health->underflow_share, 1.0 / 6);
+  EXPECT_EQ(health->saturation_share, 0);
+  EXPECT_NEAR(health->mse, (0.25 + tiny * tiny) / 6, 1e-12);
+  const double power = 36 + tiny * tiny + 4 + 12.25 + 1;
+  EXPECT_NEAR(health->snr_db, 10 * std::log10(power / (0.25 + tiny * tiny)), 1e-9);
+  EXPECT_GT(health->cosine, 0.99);
+  EXPECT_EQ(health->scale_min, 1);
+  EXPECT_EQ(health->scale_max, 1);
+  EXPECT_EQ(health->size_bytes, 3 + 4);
+
+  quant = WithOcc(quant, 0.8, OccScope::kTensor, OccComp::kNone);
+  ASSERT_TRUE(backend->Quantize(quant, {}, {x.data(), 1, 6}, &codes, {decoded.data(), 1, 6}).ok());
+  health = backend->MeasureHealth({x.data(), 1, 6}, codes, {decoded.data(), 1, 6});
+  ASSERT_TRUE(health.ok());
+  EXPECT_DOUBLE_EQ(health->saturation_share, 1.0 / 6);  // 6 lies beyond 3.5, the largest code
+}
+
+TEST(DgeAccumulate, MultipliesTheFinishedGradient) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const Values w = Random(5, 3 * 600, 0.02f), g = Random(6, 3 * 600);
+  Values gradient(w.size(), 0.5f);
+  QuantizedTensor codes;
+  const Quant quant = Make(Elem::kE2M1, Block::kOutputChannel, ScaleRule::kF32, 6);
+  ASSERT_TRUE(backend->Quantize(quant, {}, {w.data(), 3, 600}, &codes, {}).ok());
+  WeightEstimator estimator;
+  estimator.dge = true;
+  ASSERT_TRUE(backend
+                  ->DgeAccumulate(estimator, {g.data(), 3, 600}, {w.data(), 3, 600}, codes,
+                                  {gradient.data(), 3, 600})
+                  .ok());
+  for (size_t i = 0; i < w.size(); ++i) {
+    const float enc = static_cast<const float*>(codes.enc.data())[i / 600];
+    const float scaled = std::min(6.0f, std::fabs(formats::RoundBf16(w[i]) * enc));
+    EXPECT_EQ(gradient[i], 0.5f + g[i] * formats::DgeDerivative(scaled, 0.2, 3.0));
+  }
+}
+
+}  // namespace
+}  // namespace nibble
