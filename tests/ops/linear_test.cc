@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Quantized linear layers: values, sharing, caching, threads, bytes and refusals.
+#include "kernels/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "kernels/formats/bf16.h"
+#include "kernels/formats/philox.h"
+
+namespace nibble {
+namespace {
+
+using Values = std::vector<float>;
+constexpr int64_t kTokens = 37, kIn = 129, kOut = 67;
+
+Values Random(uint32_t stream, int64_t size, float scale = 1.0f) {
+  Values x(static_cast<size_t>(size));
+  for (int64_t i = 0; i < size; ++i) {
+    const uint32_t word = formats::RandomWord(3, 0, stream, static_cast<uint64_t>(i));
+    x[static_cast<size_t>(i)] =
+        (static_cast<float>(word >> 8) * 0x1p-23f - 1.0f) * scale * (i % 59 == 7 ? 12.0f : 1.0f);
+  }
+  return x;
+}
+
+std::unique_ptr<Backend> MakeCpu(int threads = 2) {
+  BackendOptions options;
+  options.threads = threads;
+  Result<std::unique_ptr<Backend>> made = MakeBackend("cpu", options);
+  EXPECT_TRUE(made.ok()) << made.status().ToString();
+  return std::move(*made);
+}
+
+// Recipes beyond the built-in rows: every axis that is built, stochastic slots included.
+std::vector<Recipe> ManyRecipes() {
+  std::vector<Recipe> recipes;
+  for (const std::string& name : BuiltInRecipeNames()) recipes.push_back(*FindRecipe(name));
+  const Result<Recipe> mixed = ParseRecipeText(R"json({"name":"mixed","linear":{
+    "Xf":{"elem":"e2m1","block":"tok","scale":"f32","pre":{"occ":{"alpha":0.9,"scope":"token",
+          "comp":"bf16"}}},
+    "Wf":{"elem":"e2m1","block":"och","scale":"p2"},
+    "Gd":{"elem":"e2m1","block":"tok","scale":"f32(6)","round":"sr24"},
+    "Wd":{"elem":"e4m3","scale":"p2"},
+    "Gw":{"elem":"e2m1","block":"tok","scale":"f32(6)","round":"te8"},
+    "Xw":{"elem":"e4m3","scale":"cur(448,p2)"},"estW":{"dge":{"k":3,"clip":2.0}}}})json");
+  EXPECT_TRUE(mixed.ok()) << mixed.status().ToString();
+  recipes.push_back(*mixed);
+  const Result<Recipe> w8a4 = ParseRecipeText(R"json({"name":"w8a4","linear":{
+    "Xf":{"elem":"e2m1","block":"tok","scale":"f32"},"Wf":{"elem":"e4m3","scale":"p2"},
+    "Gd":{"elem":"bf16"},"Wd":{"source":"reuse"},"Gw":{"elem":"fp32"},
+    "Xw":{"elem":"bf16"}}})json");
+  EXPECT_TRUE(w8a4.ok()) << w8a4.status().ToString();
+  recipes.push_back(*w8a4);
+  return recipes;
+}
+
+struct Data {
+  Values x = Random(1, kTokens*kIn), w = Random(2, kOut*kIn, 0.1f);
+  Values dy = Random(3, kTokens* kOut, 1e-3f);
+  Values y = Values(kTokens * kOut), dx = Values(kTokens * kIn), dw = Values(kOut * kIn);
+
+  ConstTensorView X() const { return {x.data(), kTokens, kIn}; }
+  ConstTensorView W() const { return {w.data(), kOut, kIn}; }
+  ConstTensorView DY() const { return {dy.data(), kTokens, kOut}; }
+  TensorView Y() { return {y.data(), kTokens, kOut}; }
+  TensorView DX() { return {dx.data(), kTokens, kIn}; }
+  TensorView DW() { return {dw.data(), kOut, kIn}; }
+};
+
+void RunLayer(Backend& backend, const LinearRecipe& recipe, const LinearStep& step, Data* d) {
+  LinearWorkspace workspace(&backend);
+  LinearInput input(&workspace, recipe, 5);
+  QuantizedLinear linear(&workspace, recipe, 5);
+  ASSERT_TRUE(input.Set(step, d->X()).ok());
+  Status status = linear.Forward(step, input, d->W(), 1, d->Y());
+  ASSERT_TRUE(status.ok()) << status.ToString();
+  status = linear.Backward(step, d->DY(), input, d->W(), 1, d->DX(), false, d->DW());
+  ASSERT_TRUE(status.ok()) << status.ToString();
+}
+
+bool SameBits(const Values& a, const Values& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+double RelativeError(const Values& a, const Values& exact) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(exact[i]), 2);
+    norm += std::pow(static_cast<double>(exact[i]), 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
+TEST(Linear, EveryRecipeStaysNearFp32) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  Data exact;
+  RunLayer(*backend, FindRecipe("fp32")->linear, {}, &exact);
+  for (const Recipe& recipe : ManyRecipes()) {
+    Data d;
+    RunLayer(*backend, recipe.linear, {}, &d);
+    const double limit = recipe.name == "fp32" ? 0 : recipe.name == "bf16" ? 0.01 : 0.35;
+    EXPECT_LE(RelativeError(d.y, exact.y), limit) << recipe.name;
+    EXPECT_LE(RelativeError(d.dx, exact.dx), limit) << recipe.name;
+    if (!recipe.linear.weight_estimator.dge) {
+      EXPECT_LE(RelativeError(d.dw, exact.dw), limit) << recipe.name;
+    }
+  }
+}
+
+TEST(Linear, BitsDependOnSeedAndStepOnly) {
+  for (const Recipe& recipe : ManyRecipes()) {
+    Data one, again, other;
+    LinearStep step;
+    step.seed = 77;
+    step.step = 3;
+    RunLayer(*MakeCpu(1), recipe.linear, step, &one);
+    for (const int threads : {2, 3}) {
+      again = Data();
+      RunLayer(*MakeCpu(threads), recipe.linear, step, &again);
+      EXPECT_TRUE(SameBits(one.y, again.y) && SameBits(one.dx, again.dx) &&
+                  SameBits(one.dw, again.dw))
+          << recipe.name << " with " << threads << " threads";
+    }
+    step.step = 4;
+    RunLayer(*MakeCpu(1), recipe.linear, step, &other);
+    EXPECT_EQ(SameBits(one.dx, other.dx), !recipe.linear.slot(Slot::kGd).stochastic());
+    EXPECT_EQ(SameBits(one.dw, other.dw), !recipe.linear.Resolved(Slot::kGw).stochastic());
+  }
+}
+
+TEST(Linear, SharedInputsAndInterleavedLayersGiveTheSameBits) {
+  for (const Recipe& recipe : ManyRecipes()) {
+    const std::unique_ptr<Backend> backend = MakeCpu();
+    Data alone, first, second, between;
+    RunLayer(*backend, recipe.linear, {}, &alone);
+    between.x = Random(8, kTokens * kIn);
+    LinearWorkspace workspace(backend.get());
+    LinearInput input(&workspace, recipe.linear, 5), other(&workspace, recipe.linear, 5);
+    QuantizedLinear a(&workspace, recipe.linear, 5), b(&workspace, recipe.linear, 5);
+    ASSERT_TRUE(input.Set({}, first.X()).ok());
+    ASSERT_TRUE(a.Forward({}, input, first.W(), 1, first.Y()).ok());
+    ASSERT_TRUE(b.Forward({}, input, second.W(), 1, second.Y()).ok());
+    ASSERT_TRUE(other.Set({}, between.X()).ok());
+    ASSERT_TRUE(a.Forward({}, other, between.W(), 1, between.Y()).ok());
+    ASSERT_TRUE(
+        b.Backward({}, second.DY(), input, second.W(), 1, second.DX(), false, second.DW()).ok());
+    ASSERT_TRUE(
+        a.Backward({}, first.DY(), input, first.W(), 1, first.DX(), false, first.DW()).ok());
+    EXPECT_TRUE(SameBits(first.y, alone.y) && SameBits(second.y, alone.y)) << recipe.name;
+    EXPECT_TRUE(SameBits(first.dx, alone.dx) && SameBits(second.dx, alone.dx)) << recipe.name;
+    EXPECT_TRUE(SameBits(first.dw, alone.dw) && SameBits(second.dw, alone.dw)) << recipe.name;
+  }
+}
+
+TEST(Linear, GradientsAccumulateWhenAsked) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const LinearRecipe recipe = FindRecipe("fp4_ms_paper")->linear;
+  Data d;
+  RunLayer(*backend, recipe, {}, &d);
+  Data twice;
+  twice.dx = d.dx;
+  twice.dw = d.dw;
+  LinearWorkspace workspace(backend.get());
+  LinearInput input(&workspace, recipe, 5);
+  QuantizedLinear linear(&workspace, recipe, 5);
+  ASSERT_TRUE(input.Set({}, twice.X()).ok());
+  ASSERT_TRUE(
+      linear.Backward({}, twice.DY(), input, twice.W(), 1, twice.DX(), true, twice.DW()).ok());
+  for (size_t i = 0; i < d.dx.size(); ++i) {
+    EXPECT_NEAR(twice.dx[i], 2 * d.dx[i], 1e-5 * std::fabs(d.dx[i]) + 1e-7);
+  }
+  for (size_t i = 0; i < d.dw.size(); ++i) EXPECT_EQ(twice.dw[i], 2 * d.dw[i]);
+  const Values before = twice.dx;
+  ASSERT_TRUE(linear.Backward({}, twice.DY(), input, twice.W(), 1, {}, false, twice.DW()).ok());
+  EXPECT_TRUE(SameBits(before, twice.dx));
+}
+
+TEST(Linear, WeightCopyIsCachedUntilTheVersionChanges) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const LinearRecipe recipe = FindRecipe("fp4_ms_paper")->linear;
+  Data d;
+  LinearWorkspace workspace(backend.get());
+  LinearInput input(&workspace, recipe, 0);
+  QuantizedLinear linear(&workspace, recipe, 0);
+  EXPECT_EQ(linear.quantized_weight_bytes(), 0);
+  ASSERT_TRUE(input.Set({}, d.X()).ok());
+  ASSERT_TRUE(linear.Forward({}, input, d.W(), 1, d.Y()).ok());
+  const Values first = d.y;
+  EXPECT_EQ(linear.quantized_weight_bytes(), kOut * ((kIn + 1) / 2) + kOut * 4);
+  for (float& v : d.w) v *= -1;
+  ASSERT_TRUE(linear.Forward({}, input, d.W(), 1, d.Y()).ok());
+  EXPECT_TRUE(SameBits(first, d.y));
+  ASSERT_TRUE(linear.Forward({}, input, d.W(), 2, d.Y()).ok());
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_EQ(d.y[i], -first[i]);
+}
+
+TEST(Linear, SavesCodesInsteadOfTheInput) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  Data d;
+  LinearWorkspace workspace(backend.get());
+  LinearInput paper(&workspace, FindRecipe("fp4_ms_paper")->linear, 0);
+  ASSERT_TRUE(paper.Set({}, d.X()).ok());
+  EXPECT_FALSE(paper.borrows_source());
+  EXPECT_LT(paper.saved_bytes(), kTokens * kIn);
+  EXPECT_GT(paper.saved_bytes(), kTokens * kIn / 2);
+  LinearInput bf16(&workspace, FindRecipe("bf16")->linear, 0);
+  ASSERT_TRUE(bf16.Set({}, d.X()).ok());
+  EXPECT_TRUE(bf16.borrows_source());
+  EXPECT_EQ(bf16.saved_bytes(), 0);
+}
+
+TEST(Linear, AllocatesNothingAfterWarmUp) {
+  for (const Recipe& recipe : ManyRecipes()) {
+    const std::unique_ptr<Backend> backend = MakeCpu();
+    Data d;
+    LinearWorkspace workspace(backend.get());
+    LinearInput input(&workspace, recipe.linear, 0);
+    QuantizedLinear linear(&workspace, recipe.linear, 0);
+    int64_t warm = 0;
+    for (uint64_t round = 1; round <= 4; ++round) {
+      ASSERT_TRUE(input.Set({}, d.X()).ok());
+      ASSERT_TRUE(linear.Forward({}, input, d.W(), round, d.Y()).ok());
+      ASSERT_TRUE(linear.Backward({}, d.DY(), input, d.W(), round, d.DX(), false, d.DW()).ok());
+      if (round == 1) warm = backend->peak_allocated_bytes();
+    }
+    EXPECT_EQ(backend->peak_allocated_bytes(), warm) << recipe.name;
+  }
+}
+
+TEST(Linear, MeasuresHealthOnSampledStepsOnly) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const LinearRecipe recipe = FindRecipe("fp4_ms_paper")->linear;
+  Data d, plain;
+  LinearWorkspace workspace(backend.get());
+  LinearInput input(&workspace, recipe, 5);
+  QuantizedLinear linear(&workspace, recipe, 5);
+  LinearStep step;
+  step.measure_health = true;
+  ASSERT_TRUE(input.Set(step, d.X()).ok());
+  ASSERT_TRUE(linear.Forward(step, input, d.W(), 1, d.Y()).ok());
+  ASSERT_TRUE(linear.Backward(step, d.DY(), input, d.W(), 1, d.DX(), false, d.DW()).ok());
+  EXPECT_EQ(input.health().elements, kTokens * kIn);
+  EXPECT_GT(input.health().snr_db, 10);
+  EXPECT_GT(input.health().cosine, 0.97);
+  EXPECT_EQ(linear.health().weight.elements, kOut * kIn);
+  EXPECT_EQ(linear.health().gradient.elements, kTokens * kOut);
+  EXPECT_GT(linear.health().gradient_to_noise, 5);
+  EXPECT_GT(input.health().size_bytes, 0);
+  RunLayer(*backend, recipe, {}, &plain);
+  EXPECT_TRUE(SameBits(plain.y, d.y) && SameBits(plain.dw, d.dw));  // measuring changes nothing
+}
+
+TEST(Linear, PoisonIsCountedNotHidden) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const LinearRecipe recipe = FindRecipe("fp4_ms_paper")->linear;
+  Data d;
+  d.dy[5] = std::nanf("");
+  d.x[3] = std::nanf("");
+  LinearWorkspace workspace(backend.get());
+  LinearInput input(&workspace, recipe, 0);
+  QuantizedLinear linear(&workspace, recipe, 0);
+  ASSERT_TRUE(input.Set({}, d.X()).ok());
+  EXPECT_GE(input.nonfinite_amax(), 1);
+  ASSERT_TRUE(linear.Forward({}, input, d.W(), 1, d.Y()).ok());
+  EXPECT_EQ(linear.nonfinite_amax(), 0);
+  ASSERT_TRUE(linear.Backward({}, d.DY(), input, d.W(), 1, d.DX(), false, d.DW()).ok());
+  EXPECT_EQ(linear.nonfinite_amax(), 1);
+  EXPECT_TRUE(std::isnan(d.dx[0]));  // E5M2 keeps the NaN
+}
+
+TEST(Linear, WrongShapesAreRefusedWithBothShapes) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const LinearRecipe recipe = FindRecipe("fp32")->linear;
+  Data d;
+  LinearWorkspace workspace(backend.get());
+  LinearInput input(&workspace, recipe, 0);
+  QuantizedLinear linear(&workspace, recipe, 0);
+  EXPECT_EQ(input.Set({}, {}).code(), StatusCode::kInvalidArgument);
+  ASSERT_TRUE(input.Set({}, d.X()).ok());
+  const Status status = linear.Forward({}, input, {d.w.data(), kOut, kIn - 1}, 1, d.Y());
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("(37, 129), weight (67, 128)"), std::string::npos)
+      << status.message();
+  EXPECT_EQ(
+      linear.Backward({}, d.DY(), input, d.W(), 1, d.DX(), false, {d.dw.data(), kIn, kOut}).code(),
+      StatusCode::kInvalidArgument);
+}
+
+TEST(Linear, PathsNameWhatRuns) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  Result<LinearPaths> paths = PathsOf(*backend, FindRecipe("fp4_ms_paper")->linear, 64, 32, 16);
+  ASSERT_TRUE(paths.ok());
+  EXPECT_STREQ(SupportName(paths->fprop), "reference");
+  paths = PathsOf(*backend, FindRecipe("fp32")->linear, 64, 32, 16);
+  ASSERT_TRUE(paths.ok());
+  EXPECT_STREQ(SupportName(paths->wgrad), "fast");
+}
+
+}  // namespace
+}  // namespace nibble
