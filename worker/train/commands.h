@@ -19,6 +19,7 @@ int TrainCommand(const std::vector<std::string>& args);
 int GenerateCommand(const std::vector<std::string>& args);
 int InspectCommand(const std::vector<std::string>& args);
 int EstimateCommand(const std::vector<std::string>& args);
+int SelfTestCommand(const std::vector<std::string>& args);
 
 // Reads and checks run.json. Errors name the file and every wrong field.
 Result<RunConfig> LoadRunConfig(const std::string& path);

@@ -18,6 +18,7 @@ usage:
   nibble-trainer generate --checkpoint DIR --prompt TEXT
   nibble-trainer inspect --checkpoint DIR    verify a checkpoint and print what it holds
   nibble-trainer estimate --config FILE      parameters, FLOPs and memory before a run
+  nibble-trainer self-test                   prove that this machine computes correctly
   nibble-trainer COMMAND --help
 
 flags of training:
@@ -54,7 +55,9 @@ int main(int argc, char** argv) {
   if (first == "generate") return nibble::GenerateCommand(rest);
   if (first == "inspect") return nibble::InspectCommand(rest);
   if (first == "estimate") return nibble::EstimateCommand(rest);
-  return nibble::UsageError(nibble::InvalidArgumentError(nibble::UnknownNameMessage(
-                                "command", first, {"train", "generate", "inspect", "estimate"})),
-                            "");
+  if (first == "self-test") return nibble::SelfTestCommand(rest);
+  return nibble::UsageError(
+      nibble::InvalidArgumentError(nibble::UnknownNameMessage(
+          "command", first, {"train", "generate", "inspect", "estimate", "self-test"})),
+      "");
 }
