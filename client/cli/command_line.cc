@@ -376,6 +376,7 @@ void CommandLine::AddLocalCommands() {
 }
 
 int CommandLine::Run(std::vector<std::string> arguments, CliContext& context) {
+  const bool bare = arguments.empty();
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them last first
   try {
     app_.parse(arguments);
@@ -383,7 +384,7 @@ int CommandLine::Run(std::vector<std::string> arguments, CliContext& context) {
     app_.exit(success, context.out, context.err);
     return kExitOk;
   } catch (const CLI::ParseError& error) {
-    if (arguments.empty()) context.err << app_.help();
+    if (bare) context.err << app_.help();
     context.Note(std::string(error.what()) + " (see 'nibble --help')");
     return kExitUsage;
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/cli/job_text.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -131,16 +132,32 @@ Table NodeTable(const std::vector<v1::Node>& nodes, bool wide, int64_t now_ms) {
   return table;
 }
 
-std::string MemoryText(const google::protobuf::Map<std::string, int64_t>& bytes) {
-  const std::map<std::string, int64_t> sorted(bytes.begin(), bytes.end());
-  std::vector<std::string> parts;
-  int64_t total = 0;
-  for (const auto& [name, size] : sorted) {
-    parts.push_back(name + " " + FormatBytes(static_cast<double>(size)));
-    if (name != "total" && name != "peak_rss") total += size;
+std::vector<std::pair<std::string, int64_t>> OrderedMemory(const MemoryClasses& bytes) {
+  static const std::vector<std::string> kFirst = {"weights", "gradients", "optimizer",
+                                                  "activations", "quantized"};
+  std::vector<std::pair<std::string, int64_t>> ordered;
+  for (const std::string& name : kFirst) {
+    if (const auto found = bytes.find(name); found != bytes.end()) ordered.push_back(*found);
   }
-  if (!parts.empty() && sorted.count("total") == 0) {
-    parts.push_back("total " + FormatBytes(static_cast<double>(total)));
+  int64_t total = 0;
+  for (const auto& entry : bytes) {
+    if (entry.first == "total" || entry.first == "peak_rss") continue;
+    total += entry.second;
+    if (std::find(kFirst.begin(), kFirst.end(), entry.first) == kFirst.end()) {
+      ordered.push_back(entry);
+    }
+  }
+  if (ordered.empty()) return ordered;
+  const auto given = bytes.find("total");
+  ordered.emplace_back("total", given == bytes.end() ? total : given->second);
+  if (const auto rss = bytes.find("peak_rss"); rss != bytes.end()) ordered.push_back(*rss);
+  return ordered;
+}
+
+std::string MemoryText(const google::protobuf::Map<std::string, int64_t>& bytes) {
+  std::vector<std::string> parts;
+  for (const auto& [name, size] : OrderedMemory({bytes.begin(), bytes.end()})) {
+    parts.push_back(name + " " + FormatBytes(static_cast<double>(size)));
   }
   return StrJoin(parts, ", ");
 }

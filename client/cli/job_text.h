@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "client/cli/table.h"
@@ -31,7 +32,12 @@ Table JobTable(const std::vector<v1::Job>& jobs, bool wide, int64_t now_ms);
 // the drain's reason.
 Table NodeTable(const std::vector<v1::Node>& nodes, bool wide, int64_t now_ms);
 
-// Classes of memory with their sum, as "weights 6.6 MiB, gradients 6.6 MiB, ... total 52 MiB".
+// Classes of memory in the order people expect (weights first), then "total" (their sum unless it
+// is given) and "peak_rss". Empty without classes.
+using MemoryClasses = std::map<std::string, int64_t>;
+std::vector<std::pair<std::string, int64_t>> OrderedMemory(const MemoryClasses& bytes);
+
+// "weights 6.6 MiB, gradients 6.6 MiB, ... total 52 MiB".
 std::string MemoryText(const google::protobuf::Map<std::string, int64_t>& bytes);
 
 }  // namespace nibble::cli

@@ -30,17 +30,6 @@ Result<std::string> InputHash(const QuickstartData& data) {
   return hash.HexDigest();
 }
 
-std::string Amounts(const Json& summary) {
-  std::vector<std::string> parts;
-  for (const auto& [key, value] : summary.members()) {
-    if (!value.is_int()) continue;
-    parts.push_back(
-        key + " " +
-        (key == "bytes" ? FormatBytes(value.AsDouble()) : FormatCount(value.AsDouble())));
-  }
-  return StrJoin(parts, ", ");
-}
-
 }  // namespace
 
 std::string QuickstartData::corpus_path() const { return JoinPath(folder, "corpus.txt"); }
@@ -105,21 +94,23 @@ Status PrepareQuickstartData(const QuickstartData& data, Interrupt& interrupt) {
     data.note(StrFormat("making a corpus from %zu files", data.text.size()));
   }
   ASSIGN_OR_RETURN(Json summary, RunJsonTool(corpus, log, interrupt));
-  data.note("corpus: " + Amounts(summary));
+  data.note("  " + FormatBytes(summary["bytes"].AsDouble()) + " of text in " +
+            std::to_string(summary["documents"].AsInt()) + " documents");
 
-  data.note(StrFormat("training a tokenizer of %d pieces", data.vocab_size));
+  data.note(StrFormat("training a SentencePiece tokenizer of %d pieces", data.vocab_size));
   ASSIGN_OR_RETURN(
       summary, RunJsonTool({tool, "train-tokenizer", "--input", data.corpus_path(), "--vocab-size",
                             std::to_string(data.vocab_size), "--out", data.tokenizer_path()},
                            log, interrupt));
-  data.note("tokenizer: " + Amounts(summary));
 
   data.note("writing token shards");
   ASSIGN_OR_RETURN(summary, RunJsonTool({tool, "tokenize", "--tokenizer", data.tokenizer_path(),
                                          "--out", data.tokens_path(), "--val-fraction",
                                          kValidationShare, "--overwrite", data.corpus_path()},
                                         log, interrupt));
-  data.note("tokens: " + Amounts(summary));
+  const Json& splits = summary["splits"];
+  data.note("  " + FormatCount(splits["train"]["tokens"].AsDouble()) + " tokens to train on, " +
+            FormatCount(splits["val"]["tokens"].AsDouble()) + " to validate");
   return AtomicWriteFile(stamp, hash);
 }
 

@@ -22,7 +22,7 @@ double FirstValidationLoss(const RunSummary& run) {
 
 Json MemoryJson(const RunSummary& run) {
   Json memory = Json::Object();
-  for (const auto& [name, bytes] : run.memory_bytes) memory.Set(name, bytes);
+  for (const auto& [name, bytes] : OrderedMemory(run.memory_bytes)) memory.Set(name, bytes);
   return memory;
 }
 
@@ -68,7 +68,7 @@ void PrintRun(std::ostream& out, const QuickstartRun& run) {
       << "  wall time        " << FormatDuration(run.wall_seconds) << "\n"
       << "  checkpoint       " << run.job.checkpoint_path() << "\n\n";
   Table memory({"MEMORY", ">BYTES", ">"});
-  for (const auto& [name, bytes] : summary.memory_bytes) {
+  for (const auto& [name, bytes] : OrderedMemory(summary.memory_bytes)) {
     memory.AddRow({name, std::to_string(bytes), FormatBytes(static_cast<double>(bytes))});
   }
   for (const std::string& line : memory.Lines(true)) out << "  " << line << "\n";
@@ -129,7 +129,9 @@ void PrintQuickstart(std::ostream& out, const QuickstartReport& report) {
       << "    # keeps a cluster running; then, elsewhere:\n"
       << "  " << report.program << " metrics " << main.job.id() << " -o csv\n"
       << "  " << report.program << " submit -f examples/quickstart.yaml --set data.path="
-      << JoinPath(report.state_dir, "data/tokens") << " --set schedule.steps=1000 --watch\n"
+      << JoinPath(report.state_dir, "data/tokens")
+      << " --set data.tokenizer=" << JoinPath(report.state_dir, "data/tokenizer.model")
+      << " --set schedule.steps=1000 --watch\n"
       << "Done in " << FormatDuration(report.wall_seconds) << "." << std::endl;
 }
 
