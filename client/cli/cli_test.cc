@@ -387,8 +387,8 @@ TEST_F(Cli, MetricsPrintAsTableCsvAndJson) {
   const Outcome csv = Run({"metrics", "j1", "-o", "csv"});
   const std::vector<std::string> lines = StrSplit(csv.out, '\n');
   ASSERT_EQ(lines.size(), 5u) << csv.out;
-  EXPECT_TRUE(lines[0].starts_with("kind,attempt,rank,time,step,loss,gradNorm")) << lines[0];
-  EXPECT_TRUE(lines[1].starts_with("step,1,0,1970-01-01T00:00:00.000Z,1,4")) << lines[1];
+  EXPECT_TRUE(lines[0].starts_with("kind,attempt,rank,step,loss,gradNorm")) << lines[0];
+  EXPECT_TRUE(lines[1].starts_with("step,1,0,1,4")) << lines[1];
   const auto all = Json::Parse(Run({"metrics", "j1", "--kind", "all", "-o", "json"}).out);
   ASSERT_TRUE(all.ok());
   EXPECT_EQ(all->size(), 4u);

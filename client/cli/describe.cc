@@ -13,7 +13,7 @@ namespace {
 
 // "Key:      value" lines; empty values are left out.
 void Line(CliContext& context, const std::string& key, const std::string& value) {
-  if (!value.empty()) context.out << StrFormat("%-14s", (key + ":").c_str()) << value << "\n";
+  if (!value.empty()) context.out << StrFormat("%-17s", (key + ":").c_str()) << value << "\n";
 }
 
 void PrintProgress(CliContext& context, const v1::Job& job) {
@@ -51,7 +51,11 @@ void PrintAttempts(CliContext& context, const v1::Job& job) {
                                    : std::to_string(attempt.exit_code());
     }
     std::string reason = attempt.end_reason();
-    if (!attempt.end_message().empty()) reason += ": " + attempt.end_message();
+    if (attempt.end_message().starts_with(reason)) {
+      reason = attempt.end_message();
+    } else if (!attempt.end_message().empty()) {
+      reason += ": " + attempt.end_message();
+    }
     table.AddRow({std::to_string(attempt.number()), std::to_string(attempt.epoch()),
                   attempt.worker_id(), attempt.state(), TimeText(attempt.start_time()),
                   TimeText(attempt.end_time()), std::to_string(attempt.resumed_from_step()), exit,

@@ -25,10 +25,10 @@ Json Flatten(const v1::MetricRecord& metric) {
   const Json record = MessageToJson(metric.record());
   for (const auto& [name, value] : record.members()) {
     if (!value.is_object()) continue;
-    Json flat = Json::Object({{"kind", name},
-                              {"attempt", metric.attempt()},
-                              {"rank", metric.rank()},
-                              {"time", FormatUtc(metric.record().time_ms())}});
+    Json flat =
+        Json::Object({{"kind", name}, {"attempt", metric.attempt()}, {"rank", metric.rank()}});
+    const int64_t time_ms = metric.record().time_ms();
+    if (time_ms > 0) flat.Set("time", FormatUtc(time_ms));
     for (const auto& [key, field] : value.members()) {
       if (name == "memory" && field.is_object()) {
         for (const auto& [memory_class, bytes] : field.members()) flat.Set(memory_class, bytes);

@@ -65,6 +65,7 @@ std::vector<std::string> Render(const Snapshot& snapshot, bool headers) {
   for (std::string& line : NodeTable(snapshot.nodes, false, now_ms).Lines(headers)) {
     lines.push_back(std::move(line));
   }
+  if (snapshot.jobs.empty()) return lines;
   lines.emplace_back();
   Table table({"JOB", "NAME", "STATE", ">STEP", ">LOSS", ">VAL", ">TOK/S", ">ETA", "LOSS CURVE"});
   for (size_t i = 0; i < snapshot.jobs.size(); ++i) {

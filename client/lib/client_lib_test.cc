@@ -142,11 +142,8 @@ TEST(Curve, FallingLossLooksAsDrawnHere) {
   options.x_label = "step";
   const std::vector<std::string> drawn = DrawCurve(line, {{20, 5}, {40, 3}}, options);
   const std::vector<std::string> expected = {
-      "8.000 ┤⢸                   ",
-      "      │ ⡇                  ",
-      "      │ ⠱⡀       o         ",
-      "2.150 ┤  ⠉⠒⠢⠤⠤⠤⠤⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀o",
-      "       0            step 40",
+      "8.000 ┤⢸                   ", "      │ ⡇                  ", "      │ ⠱⡀       o         ",
+      "2.150 ┤  ⠉⠒⠢⠤⠤⠤⠤⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀o", "       0            step 40",
   };
   std::string text;
   for (const std::string& row : drawn) text += row + "\n";
