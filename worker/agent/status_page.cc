@@ -8,7 +8,10 @@
 #include <prometheus/text_serializer.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "base/mutex.h"
@@ -22,6 +25,8 @@ namespace {
 
 constexpr char kThreads[] = "2";
 constexpr char kRequestTimeoutMs[] = "10000";
+constexpr int kMaxPokes = 20;
+constexpr std::chrono::milliseconds kPokeInterval{5};
 
 // Every metric of the worker, as the reference page lists them.
 class Metrics {
@@ -136,6 +141,8 @@ struct StatusPage::Impl {
   Metrics metrics GUARDED_BY(mutex);
   WorkerStats stats GUARDED_BY(mutex);
   mg_context* context = nullptr;
+  std::string local_host;  // where this process reaches its own port
+  int port = 0;
 };
 
 StatusPage::StatusPage() = default;
@@ -164,14 +171,29 @@ Result<std::unique_ptr<StatusPage>> StatusPage::Start(const std::string& address
   }
   mg_server_port bound[2] = {};
   const int ports = mg_get_server_ports(page->impl_->context, 2, bound);
+  page->impl_->port = ports > 0 ? bound[0].port : 0;
   const bool wildcard = host.empty() || host == "0.0.0.0" || host == "[::]";
-  page->address_ = (wildcard ? HostName() : host) + ":" +
-                   (ports > 0 ? std::to_string(bound[0].port) : address.substr(colon + 1));
+  page->impl_->local_host = wildcard ? "127.0.0.1" : host;
+  page->address_ = (wildcard ? HostName() : host) + ":" + std::to_string(page->impl_->port);
   return page;
 }
 
 StatusPage::~StatusPage() {
-  if (impl_ != nullptr && impl_->context != nullptr) mg_stop(impl_->context);
+  if (impl_ == nullptr || impl_->context == nullptr) return;
+  // CivetWeb's accepting thread wakes every two seconds, or when somebody connects.
+  std::atomic<bool> stopped = false;
+  std::thread stopper([this, &stopped] {
+    mg_stop(impl_->context);
+    stopped = true;
+  });
+  for (int poke = 0; poke < kMaxPokes && !stopped; ++poke) {
+    std::this_thread::sleep_for(kPokeInterval);
+    char error[128] = "";
+    mg_connection* connection =
+        mg_connect_client(impl_->local_host.c_str(), impl_->port, 0, error, sizeof error);
+    if (connection != nullptr) mg_close_connection(connection);
+  }
+  stopper.join();
 }
 
 void StatusPage::Update(const WorkerStats& stats) {
