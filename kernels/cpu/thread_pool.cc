@@ -41,16 +41,17 @@ void ThreadPool::RunErased(int64_t chunks, void* context, Erased body) {
   body_ = body;
   context_ = context;
   chunks_ = chunks;
-  next_chunk_.store(0, std::memory_order_relaxed);
-  working_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  next_chunk_.store(0);
+  open_.store(true);
   {
     MutexLock lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+    generation_.fetch_add(1);
   }
   wake_.NotifyAll();
   TakeChunks(0);
+  open_.store(false);
   int spins = 0;
-  while (working_.load(std::memory_order_acquire) != 0) {
+  while (working_.load() != 0) {
     if (++spins < kSpins) {
       Pause();
     } else {
@@ -61,7 +62,7 @@ void ThreadPool::RunErased(int64_t chunks, void* context, Erased body) {
 
 void ThreadPool::TakeChunks(int worker) {
   while (true) {
-    const int64_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
+    const int64_t chunk = next_chunk_.fetch_add(1);
     if (chunk >= chunks_) return;
     body_(context_, chunk, worker);
   }
@@ -71,17 +72,18 @@ void ThreadPool::WorkerLoop(int worker) {
   uint64_t seen = 0;
   while (true) {
     for (int spins = 0; spins < kSpins; ++spins) {
-      if (generation_.load(std::memory_order_acquire) != seen || stop_.load()) break;
+      if (generation_.load() != seen || stop_.load()) break;
       Pause();
     }
-    if (generation_.load(std::memory_order_acquire) == seen) {
+    if (generation_.load() == seen) {
       MutexLock lock(mutex_);
       while (!stop_.load() && generation_.load() == seen) wake_.Wait(mutex_);
     }
     if (stop_.load()) return;
-    seen = generation_.load(std::memory_order_acquire);
-    TakeChunks(worker);
-    working_.fetch_sub(1, std::memory_order_release);
+    seen = generation_.load();
+    working_.fetch_add(1);
+    if (open_.load()) TakeChunks(worker);
+    working_.fetch_sub(1);
   }
 }
 

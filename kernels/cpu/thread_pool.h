@@ -58,14 +58,17 @@ class ThreadPool {
 
   std::vector<std::thread> workers_;
 
-  // Written by Run before the generation changes, read by workers after they saw it change.
+  // Written by Run while closed; read by workers that announced themselves and found it open.
   Erased body_ = nullptr;
   void* context_ = nullptr;
   int64_t chunks_ = 0;
 
   std::atomic<int64_t> next_chunk_{0};
+  // A worker raises working_ before it looks at open_; Run closes before it waits for working_ to
+  // reach 0. So Run never waits for a worker that is still asleep, and none enters late.
+  std::atomic<bool> open_{false};
   std::atomic<int> working_{0};
-  std::atomic<uint64_t> generation_{0};
+  std::atomic<uint64_t> generation_{0};  // of calls to Run: there is something to look at
   std::atomic<bool> stop_{false};
   // Sleep of idle workers only; the hand-over itself is the atomics above.
   Mutex mutex_;
