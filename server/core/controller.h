@@ -39,6 +39,8 @@ struct Options {
   // A stop whose end is not confirmed this long after its grace time is repeated as a kill, and
   // after twice as long the worker is drained by the controller.
   int64_t stop_confirm_ms = 30'000;
+  // A placed attempt that a talking worker has not confirmed this long is given up (infra pays).
+  int64_t start_confirm_ms = 120'000;
   int64_t resend_ms = 10'000;  // unconfirmed commands are repeated no faster
   // A gap between two ticks above this is the controller's own pause (stopped process, suspended
   // machine) and is not counted as silence of the workers.

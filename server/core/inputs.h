@@ -171,8 +171,8 @@ using Input = std::variant<SubmitJob, CancelJob, PauseJob, ResumeJob, RequeueJob
 // ---- To workers -----------------------------------------------------------------------------
 
 // Start the ranks of one share. Repeated until the worker reports the attempt; a worker starts an
-// epoch once, refuses an epoch not above the newest it has seen of that job, and refuses a device
-// that still has a live process (reporting kStartFailed).
+// epoch once; for one that it has seen but no longer has it reports an end with kLost; it refuses a
+// device that still has a live process (reporting kStartFailed).
 struct StartAttempt {
   std::string job_id;
   std::string job_name;

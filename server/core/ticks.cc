@@ -89,6 +89,11 @@ void Controller::CheckLiveJob(Context& context, const std::string& job_id) {
     stop.cause = StopCause::kStartTimeout;
     stop.mode = StopMode::kKill;
     detail = "no first step" + after(spec.start_timeout_ms);
+  } else if (attempt.started_ms == 0 && job.state != JobState::kSuspect &&
+             now_ms - runtime.placed_at_ms >= options_.start_confirm_ms) {
+    stop.cause = StopCause::kStartTimeout;
+    stop.mode = StopMode::kKill;
+    detail = "the worker did not confirm the start" + after(options_.start_confirm_ms);
   } else if (spec.stall_timeout_ms > 0 && job.state == JobState::kRunning &&
              now_ms - runtime.step_at_ms >= spec.stall_timeout_ms) {
     stop.cause = StopCause::kStalled;

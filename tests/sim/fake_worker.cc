@@ -115,9 +115,24 @@ void FakeWorker::End(Trainer& trainer, core::Outcome outcome) {
   }
 }
 
+void FakeWorker::Bury(const std::string& job_id, int attempt, int64_t epoch,
+                      core::OutcomeKind kind) {
+  // Some workers say nothing about what they do not have; the controller must find out.
+  if (trainers_.contains({job_id, epoch}) || random_.Chance(0.5)) return;
+  Trainer tombstone;
+  tombstone.start.job_id = job_id;
+  tombstone.start.attempt = attempt;
+  tombstone.start.epoch = epoch;
+  tombstone.phase = core::SharePhase::kEnded;
+  tombstone.outcome.kind = kind;
+  trainers_[{job_id, epoch}] = std::move(tombstone);
+}
+
 void FakeWorker::Begin(const core::StartAttempt& start) {
   int64_t& newest = newest_epoch_[start.job_id];
-  if (start.epoch <= newest) return;  // a repeat, or stopped before it came
+  if (start.epoch <= newest) {  // a repeat, stopped before it came, or gone with its host
+    return Bury(start.job_id, start.attempt, start.epoch, core::OutcomeKind::kLost);
+  }
   newest = start.epoch;
   Trainer trainer;
   trainer.start = start;
@@ -169,16 +184,11 @@ void FakeWorker::Receive(const core::Command& command, int64_t now_ms) {
   const auto& stop = std::get<core::StopAttempt>(command.body);
   const auto found = trainers_.find({stop.job_id, stop.epoch});
   if (found == trainers_.end()) {
-    if (stop.epoch <= newest_epoch_[stop.job_id]) return;
-    newest_epoch_[stop.job_id] = stop.epoch;
-    Trainer tombstone;
-    tombstone.start.job_id = stop.job_id;
-    tombstone.start.attempt = stop.attempt;
-    tombstone.start.epoch = stop.epoch;
-    tombstone.phase = core::SharePhase::kEnded;
-    tombstone.outcome.kind = core::OutcomeKind::kNeverStarted;
-    trainers_[{stop.job_id, stop.epoch}] = std::move(tombstone);
-    return;
+    int64_t& newest = newest_epoch_[stop.job_id];
+    const bool seen = stop.epoch <= newest;
+    newest = std::max(newest, stop.epoch);
+    return Bury(stop.job_id, stop.attempt, stop.epoch,
+                seen ? core::OutcomeKind::kLost : core::OutcomeKind::kNeverStarted);
   }
   Trainer& trainer = found->second;
   const int64_t kill_at_ms = now_ms + (stop.mode == core::StopMode::kKill ? 0 : stop.grace_ms);

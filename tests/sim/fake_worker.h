@@ -71,6 +71,8 @@ class FakeWorker {
   std::vector<core::AttemptReport> Inventory() const;
   core::AttemptReport Report(const Trainer& trainer) const;
   void Begin(const core::StartAttempt& start);
+  // Puts an end into the inventory for an attempt that is not there.
+  void Bury(const std::string& job_id, int attempt, int64_t epoch, core::OutcomeKind kind);
   void End(Trainer& trainer, core::Outcome outcome);
   void Advance(Trainer& trainer, int64_t now_ms, bool calm, const SendFn& send);
 

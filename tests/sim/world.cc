@@ -42,7 +42,11 @@ Report World::Run() {
   if (report_.violation.empty() && !AllEnded()) {
     for (const auto& [id, job] : engine_->state().jobs()) {
       if (!core::IsTerminal(job.state)) {
-        Fail("job " + id + " never ended: " + core::ToJson(job).Dump().substr(0, 900));
+        std::string why;
+        if (const auto told = engine_->controller().Explain(id, Now().wall_ms); told.ok()) {
+          why = " (" + told->message + "; " + StrJoin(told->workers, "; ") + ")";
+        }
+        Fail("job " + id + " never ended" + why + ": " + core::ToJson(job).Dump());
         break;
       }
     }
