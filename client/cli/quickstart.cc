@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // nibble quickstart: corpus, tokenizer, cluster, training, report; then everything stops.
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -23,9 +24,11 @@ using std::chrono::steady_clock;
 
 constexpr char kAnyPort[] = "127.0.0.1:0";
 constexpr char kPrompt[] = "The ";
-constexpr char kSampleTokens[] = "80";
+constexpr int kSampleTokens = 80;
+constexpr int kPromptTokens = 8;  // at most; prompt and sample share the model's positions
 constexpr int kDefaultVocabulary = 4096;
 constexpr int kShownLogLines = 15;
+constexpr char kReferenceSuffix[] = "-bf16";  // name of the job that --compare adds
 
 double SecondsFrom(steady_clock::time_point start) {
   return std::chrono::duration<double>(steady_clock::now() - start).count();
@@ -49,7 +52,11 @@ class Quickstart {
  private:
   Status FindFiles();
   Status StartCluster();
+  Status TrainAll();
   Result<QuickstartRun> Train(const std::string& recipe, const std::string& name);
+  // Ends jobs of this quickstart that still live: of a run that was killed, or of this one when it
+  // stops early. They would take the device from the next run.
+  Status CancelLiveJobs(Client& client);
   void ShowLogs(Client& client, const std::string& job);
   void Sample();
   void Say(const std::string& text) { screen_ << text << std::endl; }
@@ -181,10 +188,13 @@ Result<QuickstartRun> Quickstart::Train(const std::string& recipe, const std::st
 // Generates text from the first run's checkpoint. A failure is told, not fatal: training is done.
 void Quickstart::Sample() {
   report_.prompt = kPrompt;
-  const auto generated = RunJsonTool(
-      {JoinPath(bin_dir_, "nibble-trainer"), "generate", "--checkpoint",
-       report_.runs[0].job.checkpoint_path(), "--prompt", kPrompt, "--tokens", kSampleTokens},
-      JoinPath(report_.state_dir, "logs/generate.log"), context_.interrupt);
+  const int positions = report_.runs[0].job.spec().data().seq_len();
+  const int tokens = std::clamp(positions - kPromptTokens, 1, kSampleTokens);
+  const auto generated =
+      RunJsonTool({JoinPath(bin_dir_, "nibble-trainer"), "generate", "--checkpoint",
+                   report_.runs[0].job.checkpoint_path(), "--prompt", kPrompt, "--tokens",
+                   std::to_string(tokens)},
+                  JoinPath(report_.state_dir, "logs/generate.log"), context_.interrupt);
   if (generated.ok()) {
     report_.sample = (*generated)["text"].AsString();
   } else {
@@ -192,18 +202,50 @@ void Quickstart::Sample() {
   }
 }
 
-Status Quickstart::Run() {
-  const auto start = steady_clock::now();
-  RETURN_IF_ERROR(FindFiles());
-  RETURN_IF_ERROR(PrepareQuickstartData(data_, context_.interrupt));
-  RETURN_IF_ERROR(StartCluster());
+Status Quickstart::CancelLiveJobs(Client& client) {
+  const std::string name = spec_.spec.metadata().name();
+  ASSIGN_OR_RETURN(const std::vector<v1::Job> jobs, client.ListJobs({}, 0));
+  for (const v1::Job& job : jobs) {
+    const std::string& job_name = job.spec().metadata().name();
+    if (IsTerminal(job.state()) || (job_name != name && job_name != name + kReferenceSuffix)) {
+      continue;
+    }
+    v1::CancelJobRequest request;
+    request.set_job(job.id());
+    request.set_now(true);
+    request.set_actor(CurrentUser());
+    RETURN_IF_ERROR(client.CancelJob(request).status());
+    Say("cancelled " + job.id() + ", which had not ended");
+  }
+  return OkStatus();
+}
+
+Status Quickstart::TrainAll() {
+  RETURN_IF_ERROR(CancelLiveJobs(*client_));
   const std::string name = spec_.spec.metadata().name();
   ASSIGN_OR_RETURN(QuickstartRun run, Train(options_.recipe, name));
   report_.runs.push_back(std::move(run));
   Sample();
   if (options_.compare) {
-    ASSIGN_OR_RETURN(QuickstartRun reference, Train("bf16", name + "-bf16"));
+    ASSIGN_OR_RETURN(QuickstartRun reference, Train("bf16", name + kReferenceSuffix));
     report_.runs.push_back(std::move(reference));
+  }
+  return OkStatus();
+}
+
+Status Quickstart::Run() {
+  const auto start = steady_clock::now();
+  RETURN_IF_ERROR(FindFiles());
+  RETURN_IF_ERROR(PrepareQuickstartData(data_, context_.interrupt));
+  RETURN_IF_ERROR(StartCluster());
+  if (const Status trained = TrainAll(); !trained.ok()) {
+    // The context's interrupt may be what ended it, so tidying up has its own.
+    Interrupt never;
+    const auto client = Client::Connect(client_->options(), never);
+    const Status tidied = client.ok() ? CancelLiveJobs(**client) : client.status();
+    if (!tidied.ok()) context_.Note("cannot cancel the job: " + tidied.message());
+    if (trained.code() == StatusCode::kCancelled) context_.Note("interrupted; stopping everything");
+    return trained;
   }
   client_.reset();
   RETURN_IF_ERROR(cluster_->Stop());

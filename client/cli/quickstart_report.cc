@@ -80,7 +80,7 @@ void PrintRun(std::ostream& out, const QuickstartRun& run) {
 
 Json QuickstartJson(const QuickstartReport& report) {
   Json json = RunJson(report.runs[0]);
-  json.Set("sample", report.prompt + report.sample);
+  json.Set("sample", report.sample.empty() ? "" : report.prompt + report.sample);
   json.Set("state_dir", report.state_dir);
   json.Set("wall_seconds", report.wall_seconds);
   if (report.runs.size() > 1) {
