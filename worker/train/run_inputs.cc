@@ -26,12 +26,26 @@ Result<Json> IndexedTokenizer(const DataConfig& data) {
 
 // Path of the tokenizer; "" when the run has none. An index without a file name means the files
 // beside it, if there are any.
-std::string TokenizerPath(const DataConfig& data, const Json& indexed) {
+Result<std::string> TokenizerPath(const DataConfig& data, const Json& indexed) {
   if (!data.tokenizer.empty()) return data.tokenizer;
-  if (data.path.empty()) return "";
+  if (data.path.empty()) return std::string();
   const std::string& file = indexed["file"].AsString();
   if (!file.empty()) return file.front() == '/' ? file : JoinPath(data.path, file);
-  return TokenizerFiles(data.path).ok() ? data.path : "";
+  const Status found = TokenizerFiles(data.path).status();
+  if (found.ok()) return data.path;
+  if (found.code() == StatusCode::kNotFound) return std::string();
+  return found;
+}
+
+// Shards made with another tokenizer would be read as other words.
+Status CheckTokenizerHash(const std::string& path, const Json& indexed) {
+  const std::string& expected = indexed["sha256"].AsString();
+  if (expected.empty()) return OkStatus();
+  ASSIGN_OR_RETURN(const std::string hash, TokenizerHash(path));
+  if (hash == expected) return OkStatus();
+  return FailedPreconditionError(path + " has hash " + hash + ", but " + kIndexFileName +
+                                 " says the shards were made with a tokenizer of hash " + expected +
+                                 "; name that one, or make the shards again");
 }
 
 // Files, folders and patterns of one split; the default is `<split>-*.bin` below data.path.
@@ -52,12 +66,13 @@ Result<Recipe> RecipeOfConfig(const RunConfig& config) {
 Result<TokenizerInputs> FindTokenizer(const DataConfig& data) {
   TokenizerInputs inputs;
   ASSIGN_OR_RETURN(const Json indexed, IndexedTokenizer(data));
-  const std::string path = TokenizerPath(data, indexed);
+  ASSIGN_OR_RETURN(const std::string path, TokenizerPath(data, indexed));
   if (path.empty()) {
     inputs.vocab_size = static_cast<int32_t>(indexed["vocab_size"].AsInt());
     return inputs;
   }
   ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(path));
+  RETURN_IF_ERROR(CheckTokenizerHash(path, indexed));
   ASSIGN_OR_RETURN(inputs.files, TokenizerFiles(path));
   inputs.vocab_size = tokenizer->vocab_size();
   inputs.bos_id = tokenizer->bos_id();

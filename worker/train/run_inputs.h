@@ -28,7 +28,8 @@ struct TokenizerInputs {
 
 // The tokenizer of data.tokenizer, else the file data.path/index.json names (tokenizer.file), else
 // tokenizer files lying in data.path, else none.
-// NOT_FOUND or DATA_LOSS naming the file.
+// NOT_FOUND or DATA_LOSS naming the file; FAILED_PRECONDITION when index.json says that the shards
+// were made with another one.
 Result<TokenizerInputs> FindTokenizer(const DataConfig& data);
 
 // Sets model.vocab_size when it is 0. INVALID_ARGUMENT when neither config nor tokenizer tells, or

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/json.h"
+#include "base/strings.h"
 #include "kernels/backend.h"
 #include "worker/data/token_shard.h"
 #include "worker/spec/journal.h"
@@ -66,6 +67,23 @@ inline void WriteShard(const std::string& folder, const std::string& prefix,
   ASSERT_TRUE(writer.ok()) << writer.status().ToString();
   ASSERT_TRUE(writer->Append(tokens).ok());
   ASSERT_TRUE(writer->Finish().ok());
+}
+
+// llama2.c's tokenizer.bin with control and byte pieces only: 259 ids.
+inline std::string ByteTokenizer() {
+  std::string bytes;
+  const auto number = [&](auto value) {
+    bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  number(int32_t{6});
+  const auto piece = [&](const std::string& text) {
+    number(0.0f);
+    number(static_cast<int32_t>(text.size()));
+    bytes += text;
+  };
+  for (const char* control : {"<unk>", "\n<s>\n", "\n</s>\n"}) piece(control);
+  for (int i = 0; i < 256; ++i) piece(StrFormat("<0x%02X>", static_cast<unsigned>(i)));
+  return bytes;
 }
 
 // A folder with data below it and configs that train on it.

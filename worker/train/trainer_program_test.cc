@@ -197,23 +197,6 @@ TEST_F(TrainerProgramTest, InspectVerifiesAndEstimateAddsUp) {
   EXPECT_EQ(estimate["parameters"].AsInt(), json["parameters"].AsInt());
 }
 
-// llama2.c's tokenizer.bin with byte pieces, words of the test and nothing else.
-std::string ByteTokenizer() {
-  std::string bytes;
-  const auto number = [&](auto value) {
-    bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
-  };
-  number(int32_t{6});
-  const auto piece = [&](const std::string& text) {
-    number(0.0f);
-    number(static_cast<int32_t>(text.size()));
-    bytes += text;
-  };
-  for (const char* control : {"<unk>", "\n<s>\n", "\n</s>\n"}) piece(control);
-  for (int i = 0; i < 256; ++i) piece(StrFormat("<0x%02X>", static_cast<unsigned>(i)));
-  return bytes;
-}
-
 TEST_F(TrainerProgramTest, GenerateIsDeterministicAndUsesTheCheckpointsTokenizer) {
   ASSERT_TRUE(AtomicWriteFile(Path("tokenizer.bin"), ByteTokenizer()).ok());
   RunConfig config = Config("run", "fp4_ms_paper", 4);

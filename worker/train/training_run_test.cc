@@ -203,6 +203,20 @@ TEST_F(TrainingRunTest, DataProblemsEndDataUnreadableNamingTheFile) {
   expect("missing", Path("data"));
 }
 
+TEST_F(TrainingRunTest, ShardsOfAnotherTokenizerAreRefused) {
+  const std::string tokenizer = JoinPath(Path("data"), "tokenizer.bin");
+  ASSERT_TRUE(AtomicWriteFile(tokenizer, ByteTokenizer()).ok());
+  const std::string index = JoinPath(Path("data"), "index.json");
+  ASSERT_TRUE(
+      AtomicWriteFile(index, R"({"tokenizer":{"sha256":")" + std::string(64, '0') + "\"}}").ok());
+  const EndRecord end = Run(Config("a"));
+  EXPECT_EQ(end.reason, kEndDataUnreadable) << end.message;
+  EXPECT_NE(end.message.find("index.json says"), std::string::npos) << end.message;
+
+  ASSERT_TRUE(AtomicWriteFile(tokenizer, "no tokenizer").ok());
+  EXPECT_EQ(Run(Config("b")).reason, kEndDataUnreadable);
+}
+
 TEST_F(TrainingRunTest, WrongSpecsEndInvalidSpec) {
   RunConfig recipe = Config("r", "fp4_ms_papr");
   EndRecord end = Run(recipe);
