@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -19,8 +20,12 @@ namespace nibble::agent {
 
 class FakeController : public v1::WorkerService::Service {
  public:
-  // `port` 0 takes a free one.
-  explicit FakeController(int port = 0) : port_(port) { Start(); }
+  // On a free port.
+  explicit FakeController(
+      std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials())
+      : credentials_(std::move(credentials)) {
+    Start();
+  }
   ~FakeController() override { Stop(); }
 
   // As a crash of the controller: sessions break, nothing is acknowledged. What was received stays.
@@ -37,7 +42,7 @@ class FakeController : public v1::WorkerService::Service {
   void Start() {
     grpc::ServerBuilder builder;
     const std::string address = "127.0.0.1:" + std::to_string(port_);
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+    builder.AddListeningPort(address, credentials_, &port_);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
@@ -154,7 +159,8 @@ class FakeController : public v1::WorkerService::Service {
     stream.Write(answer);
   }
 
-  int port_;
+  const std::shared_ptr<grpc::ServerCredentials> credentials_;  // as gRPC wants it
+  int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   mutable Mutex mutex_;
   std::vector<grpc::ServerContext*> contexts_ GUARDED_BY(mutex_);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <optional>
 
@@ -37,10 +38,12 @@ class WorkerTest : public testing::Test {
 
   void StartWorker(std::vector<std::string> more_flags = {}) {
     ProcessOptions options;
-    options.argv = {WorkerProgram(), "--controller",     controller_.address(),
-                    "--state-dir",   state_.path(),      "--trainer",
-                    FakeTrainer(),   "--slots",          "2",
-                    "--worker-id",   "worker-under-test"};
+    options.argv = {WorkerProgram(),    "--state-dir", state_.path(), "--trainer",
+                    FakeTrainer(),      "--slots",     "2",           "--worker-id",
+                    "worker-under-test"};
+    if (std::find(more_flags.begin(), more_flags.end(), "--controller") == more_flags.end()) {
+      more_flags.insert(more_flags.end(), {"--controller", controller_.address()});
+    }
     options.argv.insert(options.argv.end(), more_flags.begin(), more_flags.end());
     options.stdout_path = log_path();
     options.stderr_path = log_path();
@@ -266,6 +269,23 @@ TEST_F(WorkerTest, TokenIsSentAndItsAbsenceLoggedOnce) {
   const std::string token_file = JoinPath(state_.path(), "token");
   ASSERT_TRUE(AtomicWriteFile(token_file, "secret-token\n").ok());
   StartRegisteredWorker({"--token-file", token_file});
+}
+
+TEST_F(WorkerTest, TlsWithCertificatesOnBothSides) {
+  const std::string cert = JoinPath(state_.path(), "cert.pem");
+  const std::string key = JoinPath(state_.path(), "key.pem");
+  const auto made =
+      RunCommand({"openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                  "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+                  "subjectAltName=DNS:localhost", "-out", cert, "-keyout", key});
+  if (!made.ok() || !made->status.success()) GTEST_SKIP() << "needs the program openssl";
+  grpc::SslServerCredentialsOptions ssl(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  ssl.pem_root_certs = ReadFile(cert).value();
+  ssl.pem_key_cert_pairs.push_back({ReadFile(key).value(), ReadFile(cert).value()});
+  FakeController controller(grpc::SslServerCredentials(ssl));
+  const std::string address = "localhost:" + std::string(StrSplit(controller.address(), ':')[1]);
+  StartWorker({"--controller", address, "--tls-ca", cert, "--tls-cert", cert, "--tls-key", key});
+  EXPECT_TRUE(Eventually([&] { return controller.registrations() > 0; }));
 }
 
 TEST_F(WorkerTest, SecondWorkerOnTheSameFolderIsRefused) {
