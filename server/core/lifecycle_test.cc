@@ -183,6 +183,21 @@ TEST(Lifecycle, NoFirstStepInTimeThenStartTimeoutOnInfraBudget) {
   EXPECT_EQ(driver.job(id).attempts[0].charge, Charge::kInfra);
 }
 
+TEST(Lifecycle, TalkingWorkerNeverConfirmsThenTheStartIsGivenUp) {
+  Driver driver;
+  driver.Join("w-1");
+  const std::string id = driver.Submit();
+  driver.Pass(119);
+  EXPECT_EQ(driver.job_state(id), JobState::kScheduled);
+  driver.Pass(1);
+  EXPECT_EQ(driver.job_state(id), JobState::kStopping);
+  driver.Pass(31);
+  driver.Do(Heartbeat{"w-1", "s-w-1", 1, true, {}});  // and it does not have it either
+  EXPECT_EQ(driver.job(id).attempts[0].end_reason, EndReason::kStartTimeout);
+  EXPECT_EQ(driver.state().DeviceHolder("w-1", "cpu0"), "");
+  EXPECT_FALSE(IsTerminal(driver.job_state(id)));
+}
+
 TEST(Lifecycle, StepsStopThenStalled) {
   Driver driver;
   driver.Join("w-1");
