@@ -132,7 +132,7 @@ TEST_F(JobTest, BadSpecsAreRefusedWithFieldValueAndFix) {
       {"model.heads=5", "model.heads"},
       {"precision.recipe=fp4_ms_papre", "fp4_ms_paper"},
       {"model.preset=llama3-8b", "llama2-7b"},
-      {"schedule.microBatch=0", "schedule.microBatch"}};
+      {"schedule.microBatch=-1", "schedule.microBatch"}};
   for (const auto& [set, expected] : cases) {
     const auto refused =
         cluster_->Nibble({"submit", "-f", JoinPath(NIBBLE_SOURCE_DIR, "tests/e2e/tiny.yaml"),
