@@ -48,8 +48,26 @@ NIBBLE_CLONES float RowExpSum(const float* x, float max, int64_t n) {
   return FoldLanes(lanes);
 }
 
-NIBBLE_CLONES void RowSoftmax(float* x, float max, float factor, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] = Exp(x[i] - max) * factor;
+// The same sum, leaving the exponentials in x.
+NIBBLE_CLONES float RowExpInPlace(float* x, float max, int64_t n) {
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const float value = Exp(x[i + l] - max);
+      x[i + l] = value;
+      lanes[l] += value;
+    }
+  }
+  for (int l = 0; i < n; ++i, ++l) {
+    x[i] = Exp(x[i] - max);
+    lanes[l] += x[i];
+  }
+  return FoldLanes(lanes);
+}
+
+NIBBLE_CLONES void RowScale(float* x, float factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = x[i] * factor;
 }
 
 }  // namespace
@@ -103,10 +121,12 @@ Status CpuBackend::CrossEntropy(TensorView logits, ConstTensorView targets, floa
         continue;
       }
       const float max = RowMax(row, vocabulary);
-      const float sum = RowExpSum(row, max, vocabulary);
-      losses.f32()[t] = (max - row[target]) + std::log(sum);
+      const float distance = max - row[target];
+      const float sum =
+          write_gradient ? RowExpInPlace(row, max, vocabulary) : RowExpSum(row, max, vocabulary);
+      losses.f32()[t] = distance + std::log(sum);
       if (!write_gradient) continue;
-      RowSoftmax(row, max, gradient_scale / sum, vocabulary);
+      RowScale(row, gradient_scale / sum, vocabulary);
       row[target] -= gradient_scale;
     }
   });

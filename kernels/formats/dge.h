@@ -63,8 +63,8 @@ NIBBLE_HD inline float DgeOffset(float x) {
   const float step = E2M1Step(saturated);
   const float scaled = saturated / step;
   const float below = static_cast<float>(static_cast<int32_t>(scaled));
-  const float position = saturated < kE2M1Max ? scaled - below : 1.0f;
-  return Magnitude(2.0f * position - 1.0f);
+  // At 6 the position reads 0 instead of 1: |u| is 1 at both ends of an interval.
+  return Magnitude(2.0f * (scaled - below) - 1.0f);
 }
 
 // min((1/k) offset^(1/k - 1), clip). Precondition: 0 < inverse_k <= 1, clip > 0.
