@@ -5,10 +5,12 @@
 //   linear-bench [tokens in out threads rounds]     default 2048 256 1024 0 15
 //
 // Recipes are interleaved round by round, so a busy machine disturbs all alike; medians are shown.
+// "cpu" is processor time of all threads: on a busy machine only that means much.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <vector>
@@ -50,7 +52,7 @@ struct Layer {
   std::unique_ptr<nibble::LinearWorkspace> workspace;
   nibble::LinearInput input;
   nibble::QuantizedLinear linear;
-  std::vector<double> forward_ms, backward_ms;
+  std::vector<double> forward_ms, backward_ms, cpu_ms;
 };
 
 double MsSince(std::chrono::steady_clock::time_point start) {
@@ -76,6 +78,7 @@ Status RunOnce(const Shape& s, Backend& backend, Tensors& t, uint32_t round, Lay
   ASSIGN_OR_RETURN(const TensorView dw, t.dw.View(backend, s.out, s.in));
   nibble::LinearStep step;
   step.step = round;
+  const std::clock_t cpu_start = std::clock();
   auto start = std::chrono::steady_clock::now();
   RETURN_IF_ERROR(layer->input.Set(step, x));
   RETURN_IF_ERROR(layer->linear.Forward(step, layer->input, w, round, y));
@@ -83,6 +86,7 @@ Status RunOnce(const Shape& s, Backend& backend, Tensors& t, uint32_t round, Lay
   start = std::chrono::steady_clock::now();
   RETURN_IF_ERROR(layer->linear.Backward(step, dy, layer->input, w, round, dx, false, dw));
   layer->backward_ms.push_back(MsSince(start));
+  layer->cpu_ms.push_back(1e3 * static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC);
   return nibble::OkStatus();
 }
 
@@ -107,20 +111,24 @@ Status RunAll(const Shape& s) {
   for (int round = 0; round <= s.rounds; ++round) {
     for (const auto& layer : layers) {
       RETURN_IF_ERROR(RunOnce(s, *backend, tensors, static_cast<uint32_t>(round), layer.get()));
-      if (round == 0) layer->forward_ms.clear(), layer->backward_ms.clear();  // warm-up
+      if (round == 0) {  // warm-up
+        layer->forward_ms.clear();
+        layer->backward_ms.clear();
+        layer->cpu_ms.clear();
+      }
     }
   }
   std::printf("%s; tokens %lld, in %lld, out %lld, median of %d rounds\n",
               backend->description().c_str(), static_cast<long long>(s.tokens),
               static_cast<long long>(s.in), static_cast<long long>(s.out), s.rounds);
-  std::printf("%-16s %10s %10s %10s %8s %12s\n", "recipe", "forward ms", "backward", "both",
-              "/ fp32", "saved X");
-  const double base = Median(layers[0]->forward_ms) + Median(layers[0]->backward_ms);
+  std::printf("%-16s %10s %10s %10s %8s %12s %12s\n", "recipe", "forward ms", "backward", "cpu",
+              "/ fp32", "tokens/cpu-s", "saved X");
+  const double base = Median(layers[0]->cpu_ms);
   for (const auto& layer : layers) {
-    const double forward = Median(layer->forward_ms);
-    const double backward = Median(layer->backward_ms);
-    std::printf("%-16s %10.2f %10.2f %10.2f %8.2f %12s\n", layer->recipe.name.c_str(), forward,
-                backward, forward + backward, (forward + backward) / base,
+    const double cpu = Median(layer->cpu_ms);
+    std::printf("%-16s %10.2f %10.2f %10.2f %8.2f %12.0f %12s\n", layer->recipe.name.c_str(),
+                Median(layer->forward_ms), Median(layer->backward_ms), cpu, cpu / base,
+                1e3 * static_cast<double>(s.tokens) / cpu,
                 nibble::FormatBytes(static_cast<double>(layer->input.saved_bytes())).c_str());
   }
   return nibble::OkStatus();
