@@ -77,7 +77,9 @@ Availability Controller::Available() const {
   for (const auto& [id, runtime] : workers_) {
     const Worker* worker = state_.FindWorker(id);
     if (worker == nullptr || runtime.session.empty()) continue;
-    if (!runtime.unwanted_devices.empty()) available.blocked_devices[id] = runtime.unwanted_devices;
+    for (const auto& [device, until_ms] : runtime.unwanted_devices) {
+      if (until_ms > last_now_.steady_ms) available.blocked_devices[id].insert(device);
+    }
     if (worker->state == WorkerState::kActive && !worker->draining) {
       available.usable_workers.insert(id);
     }

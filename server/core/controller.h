@@ -53,7 +53,9 @@ struct WorkerRuntime {
   std::string session;        // "" = not connected
   int64_t last_heard_ms = 0;  // steady
   int64_t inventory_sequence = 0;
-  std::set<std::string> unwanted_devices;  // held by processes of fenced or unknown attempts
+  // Devices held by processes of fenced or unknown attempts, with the steady time until which that
+  // is believed: one lease after it was last reported, or until the end is reported.
+  std::map<std::string, int64_t> unwanted_devices;
 };
 
 // What is known of a live attempt since this controller started; not durable.

@@ -147,6 +147,9 @@ void Controller::On(const ReportAttempt& input, Context& context) {
   Heard(context, input.worker_id);
   WorkerRuntime& runtime = workers_[input.worker_id];
   runtime.inventory_sequence = std::max(runtime.inventory_sequence, input.sequence);
+  if (input.report.phase == SharePhase::kEnded) {
+    for (const std::string& device : input.report.devices) runtime.unwanted_devices.erase(device);
+  }
   context.decision.reply = TakeReport(context, input.worker_id, input.report);
 }
 
@@ -162,8 +165,9 @@ Status Controller::TakeReport(Context& context, const std::string& worker_id,
     if (ended) {
       Send(context, worker_id, ForgetAttempt{report.job_id, report.attempt, report.epoch});
     } else {
-      auto& unwanted = workers_[worker_id].unwanted_devices;
-      unwanted.insert(report.devices.begin(), report.devices.end());
+      for (const std::string& device : report.devices) {
+        workers_[worker_id].unwanted_devices[device] = context.now.steady_ms + options_.lease_ms;
+      }
       Send(context, worker_id,
            StopAttempt{report.job_id, report.attempt, report.epoch, StopMode::kKill,
                        StopCause::kNone, 0});

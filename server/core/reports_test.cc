@@ -63,6 +63,27 @@ TEST(Lease, LostWorkerComesBackThenItsOldTrainerIsKilledBeforeTheDeviceIsUsed) {
   EXPECT_EQ(driver.job_state(id), JobState::kScheduled);
 }
 
+TEST(Lease, UnwantedTrainerReportedEndedOrNoMoreThenItsDeviceIsFreeAgain) {
+  Driver driver;
+  const AttemptReport unknown{"j-77", 1, 500, SharePhase::kRunning, {"cpu0"}, 3, {}};
+  driver.Join("w-1", 1, "main", {unknown});
+  const std::string id = driver.Submit();
+  EXPECT_EQ(driver.job_state(id), JobState::kPending);
+  AttemptReport ended = unknown;
+  ended.phase = SharePhase::kEnded;
+  driver.Do(ReportAttempt{"w-1", "s-w-1", 0, ended});
+  driver.Do(Tick{});
+  EXPECT_EQ(driver.job_state(id), JobState::kScheduled);
+
+  Driver other;
+  other.Join("w-1", 1, "main", {unknown});
+  const std::string waits = other.Submit();
+  other.Pass(119);
+  EXPECT_EQ(other.job_state(waits), JobState::kPending);
+  other.Pass(1);  // heartbeats came, nothing was said about it for a whole lease
+  EXPECT_EQ(other.job_state(waits), JobState::kScheduled);
+}
+
 TEST(Lease, ControllerItselfPausedThenNobodyIsLost) {
   Driver driver;
   driver.Join("w-1");
