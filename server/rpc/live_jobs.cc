@@ -109,8 +109,6 @@ bool IsUrgent(const v1::JournalRecord& record) {
   return record.has_checkpoint() || record.has_end() || record.has_start();
 }
 
-Json NumberJson(double value) { return Json(value); }
-
 // What survives a restart. NaN and infinities are strings in our JSON and in proto3's alike.
 Result<std::string> Encode(const LiveValues& live) {
   std::string progress;
@@ -123,13 +121,13 @@ Result<std::string> Encode(const LiveValues& live) {
                        {"hasStep", live.has_step},
                        {"hasValidation", live.has_validation},
                        {"journalEnded", live.journal_ended},
-                       {"stepSeconds", NumberJson(live.step_seconds)},
+                       {"stepSeconds", live.step_seconds},
                        {"recipe", live.recipe},
                        {"checkpointPath", live.checkpoint_path},
                        {"bestCheckpointPath", live.best_checkpoint_path},
                        {"checkpointStep", live.checkpoint_step},
                        {"checkpointTimeMs", live.checkpoint_time_ms},
-                       {"checkpointSaveSeconds", NumberJson(live.checkpoint_save_seconds)},
+                       {"checkpointSaveSeconds", live.checkpoint_save_seconds},
                        {"checkpointBytes", live.checkpoint_bytes}})
       .Dump();
 }

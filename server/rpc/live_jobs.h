@@ -61,8 +61,8 @@ class LiveJobs {
 
   std::optional<LiveValues> Find(const std::string& job_id) const EXCLUDES(mutex_);
 
-  // Writes the values changed since the last call, those of `now_final` jobs at once and the others
-  // no more often than kSaveInterval. Called by one thread.
+  // Writes the values changed since the last call: after a start, a checkpoint or an end at once,
+  // else no more often than every few seconds. Called by one thread.
   void Save() EXCLUDES(mutex_);
 
  private:

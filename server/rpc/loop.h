@@ -4,8 +4,8 @@
 // queue of requests: decide in the core, make durable (one fsync for everything queued), act,
 // reply.
 //
-// Thread-safety: Post, Tick-free accessors and Stop are thread-safe; everything handed in runs on
-// the loop's thread, one at a time. Ownership: owns the engine; the log and the observer outlive
+// Thread-safety: Post and Stop are thread-safe; everything handed in runs on the loop's thread, one
+// at a time. Ownership: owns the engine; the log and the observer outlive
 // it. Invariants: a reply is given exactly once for each accepted request, also when the loop
 // stops; an expired request changes nothing; the observer sees decisions only after they are
 // durable. Limits: kMaxQueuedRequests; each Step takes at most EngineOptions::max_batch inputs.

@@ -78,6 +78,10 @@ Result<std::unique_ptr<ControllerService>> ControllerService::Open(const Control
       std::unique_ptr<store::Engine> engine,
       store::Engine::Open(EngineOptionsOf(options), service->log_.get(),
                           {.wall_ms = clock.WallMillis(), .steady_ms = clock.SteadyMillis()}));
+  const Result<int64_t> compacted = service->log_->Compact(clock.WallMillis());
+  if (!compacted.ok()) {
+    LogWarning("old events of workers stay", {{"error", compacted.status().ToString()}});
+  }
   for (const auto& [queue, keys] : engine->state().queues()) {
     for (const core::QueueKey& key : keys) {
       const core::Job* job = engine->state().FindJob(key.job_id);

@@ -121,7 +121,7 @@ void ControllerService::OnWorkerMessage(const std::string& session, const std::s
 void ControllerService::OnRegister(const std::string& session, const v1::Register& message,
                                    const std::shared_ptr<Outbox>& outbox) {
   const Status valid = CheckRegister(message);
-  if (!valid.ok()) return outbox->Close(valid.message());
+  if (!valid.ok()) return outbox->Close(valid);
   sessions_.Prepare(session, outbox);
   LoopRequest post;
   post.make = [session, message](const View& view) -> Result<std::vector<core::Input>> {
@@ -134,7 +134,7 @@ void ControllerService::OnRegister(const std::string& session, const v1::Registe
     if (!reply.ok()) {
       LogWarning("worker refused", {{"worker", message.worker_id()}, {"why", reply.message()}});
       sessions_.Close(message.worker_id(), session);
-      return outbox->Close(reply.message());
+      return outbox->Close(reply);
     }
     v1::ControllerMessage out;
     v1::Registered& registered = *out.mutable_registered();
@@ -158,7 +158,7 @@ void ControllerService::OnRegister(const std::string& session, const v1::Registe
   };
   if (!Post(std::move(post))) {
     sessions_.Close(message.worker_id(), session);
-    outbox->Close("the controller is busy");
+    outbox->Close(BusyFailure().status);
   }
 }
 

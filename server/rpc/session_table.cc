@@ -30,7 +30,7 @@ void SessionTable::Accept(const std::string& worker_id, const std::string& sessi
     entry.facts = std::move(facts);
     entry.facts.session = session;
   }
-  if (older != nullptr) older->Close("the worker opened a newer session");
+  if (older != nullptr) older->Close(AbortedError("the worker opened a newer session"));
 }
 
 void SessionTable::Close(const std::string& worker_id, const std::string& session) {
@@ -82,7 +82,7 @@ void SessionTable::Send(const std::string& worker_id, const std::string& session
 
 void SessionTable::Kick(const std::string& worker_id, const std::string& session,
                         const std::string& why) {
-  if (const auto outbox = OutboxOf(worker_id, session)) outbox->Close(why);
+  if (const auto outbox = OutboxOf(worker_id, session)) outbox->Close(AbortedError(why));
 }
 
 void SessionTable::KickAll(const std::string& why) {
@@ -93,7 +93,7 @@ void SessionTable::KickAll(const std::string& why) {
       if (entry.outbox != nullptr) all.push_back(entry.outbox);
     }
   }
-  for (const auto& outbox : all) outbox->Close(why);
+  for (const auto& outbox : all) outbox->Close(AbortedError(why));
 }
 
 std::optional<WorkerFacts> SessionTable::Find(const std::string& worker_id) const {

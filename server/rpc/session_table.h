@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/status.h"
 #include "nibble/v1/worker.pb.h"
 
 namespace nibble::rpc {
@@ -29,8 +30,8 @@ class Outbox {
  public:
   virtual ~Outbox() = default;
   virtual void Send(v1::ControllerMessage message) = 0;
-  // Ends the stream with ABORTED: the worker shall register again.
-  virtual void Close(const std::string& why) = 0;
+  // Ends the stream; with ABORTED the worker shall register again.
+  virtual void Close(const Status& why) = 0;
 };
 
 struct WorkerFacts {

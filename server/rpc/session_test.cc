@@ -62,7 +62,7 @@ TEST(Session, FirstMessageMustRegisterWithAValidName) {
     message.mutable_register_()->clear_devices();
     worker.Send(message);
     const grpc::Status status = worker.AwaitEnd();
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     EXPECT_NE(status.error_message().find("device"), std::string::npos);
   }
 }
@@ -87,7 +87,7 @@ TEST(Session, AnotherHostWithTheSameIdIsRefused) {
   v1::WorkerMessage message = RegisterMessage("w-1");
   message.mutable_register_()->set_host("elsewhere");
   impostor.Send(message);
-  EXPECT_EQ(impostor.AwaitEnd().error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(impostor.AwaitEnd().error_code(), grpc::StatusCode::ALREADY_EXISTS);
   first.Send(HeartbeatMessage(1));
   first.inbox().Await([](const auto& m) { return m.has_lease(); });
 }

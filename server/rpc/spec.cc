@@ -193,6 +193,7 @@ ResolvedSpec ResolveSpec(const v1::JobSpec& submitted, std::vector<FieldError>& 
   if (!errors.empty()) return resolved;
 
   FillSchedulingDefaults(resolved.proto);
+  if (!resolved.run.recipe_json.empty()) resolved.run.recipe = resolved.recipe.name;
   const Status filled = FillTrainingDefaults(resolved.run, resolved.proto);
   text = filled.ok() ? CanonicalJson(resolved.proto) : Result<std::string>(filled);
   if (!text.ok()) {

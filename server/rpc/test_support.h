@@ -194,7 +194,7 @@ class DirectWorker {
  private:
   struct DirectOutbox : Outbox {
     void Send(v1::ControllerMessage message) override { inbox.Add(std::move(message)); }
-    void Close(const std::string& why) override { inbox.SetClosed(why); }
+    void Close(const Status& why) override { inbox.SetClosed(why.message()); }
     Inbox inbox;
   };
   ControllerService* const service_;

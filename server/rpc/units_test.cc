@@ -16,7 +16,7 @@ namespace {
 
 struct RecordingOutbox : Outbox {
   void Send(v1::ControllerMessage message) override { sent.push_back(std::move(message)); }
-  void Close(const std::string& why) override { closed = why; }
+  void Close(const Status& why) override { closed = why.message(); }
   std::vector<v1::ControllerMessage> sent;
   std::string closed;
 };

@@ -44,7 +44,7 @@ class SessionStream final
     if (overflow) return End(AbortedError("the worker reads too slowly; register again"));
     WriteNext();
   }
-  void Close(const std::string& why) override { End(AbortedError(why)); }
+  void Close(const Status& why) override { End(why); }
 
   void OnReadDone(bool ok) override {
     if (!ok) return End(OkStatus());
