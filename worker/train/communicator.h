@@ -4,7 +4,7 @@
 //
 // Purpose: the training step calls these at the places where ranks have to agree: weights after
 // initialisation (Broadcast), gradients and the loss of a step (AllReduceSum), sharded optimizer
-// states (ReduceScatterSum, AllGather), before a checkpoint becomes visible (Barrier).
+// states (ReduceScatterSum, AllGather), after a checkpoint (Barrier).
 // Thread-safety: one thread, the backend's caller. Ownership: borrows every view for the call.
 // Invariant: every rank calls the same operations in the same order with the same shapes. Sums are
 // taken in rank order, so a result does not depend on who arrives first.

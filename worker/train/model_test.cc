@@ -5,6 +5,7 @@
 #include "worker/train/model.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
 #include "worker/train/decoder.h"
@@ -117,6 +118,34 @@ TEST(Model, AccumulatedGradientsEqualThoseOfTheBigBatch) {
       norm += a[i] * a[i];
     }
     EXPECT_LE(std::sqrt(error / norm), tolerance) << recipe;
+  }
+}
+
+TEST(Model, LowPrecisionGradientsStayNearThoseOfFp32) {
+  ModelConfig config = TinyModel();
+  config.init_std = 0.1;
+  const auto gradients = [&](const std::string& recipe) {
+    Fixture f(recipe, config);
+    EXPECT_TRUE(f.model->ForwardBackward({}, f.Whole(), 1.0f).ok());
+    return f.Gradients();
+  };
+  const std::vector<float> exact = gradients("fp32");
+  double previous = 0;
+  // Relative error grows with each loss of precision; the limits are twice what was measured.
+  for (const auto& [recipe, limit] : {std::pair<std::string, double>{"bf16", 0.012},
+                                      {"te_fp8_current", 0.2},
+                                      {"fp4_direct", 0.55}}) {
+    const std::vector<float> got = gradients(recipe);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      error += (got[i] - exact[i]) * (got[i] - exact[i]);
+      norm += exact[i] * exact[i];
+    }
+    const double relative = std::sqrt(error / norm);
+    std::printf("gradient error of %s: %.3g\n", recipe.c_str(), relative);
+    EXPECT_GT(relative, previous) << recipe;
+    EXPECT_LE(relative, limit) << recipe;
+    previous = relative;
   }
 }
 

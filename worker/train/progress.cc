@@ -30,11 +30,14 @@ void ProgressPrinter::Start(const StartRecord& record, const std::string& detail
 }
 
 void ProgressPrinter::Step(const StepRecord& record, int64_t steps_total) {
+  seconds_ += record.step_seconds;
+  ++steps_;
   const int64_t now = clock_.SteadyMillis();
   const bool last = record.step == steps_total;
   if (printed_ms_ >= 0 && now - printed_ms_ < interval_ms_ && !last) return;
   printed_ms_ = now;
-  const double left = static_cast<double>(steps_total - record.step) * record.step_seconds;
+  const double mean_seconds = seconds_ / static_cast<double>(steps_);
+  const double left = static_cast<double>(steps_total - record.step) * mean_seconds;
   Print(StrFormat("step %6lld/%lld  loss %.4f  grad norm %.3f  lr %.2e  %.0f tokens/s  %s left",
                   static_cast<long long>(record.step), static_cast<long long>(steps_total),
                   record.loss, record.grad_norm, record.learning_rate, record.tokens_per_second,

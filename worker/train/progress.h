@@ -33,6 +33,8 @@ class ProgressPrinter {
   int64_t interval_ms_;
   const Clock& clock_;
   int64_t printed_ms_ = -1;
+  double seconds_ = 0;  // of all steps so far
+  int64_t steps_ = 0;
 };
 
 }  // namespace nibble

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/utsname.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <thread>
@@ -11,6 +10,7 @@
 #include "kernels/self_test.h"
 #include "worker/train/args.h"
 #include "worker/train/commands.h"
+#include "worker/train/host_memory.h"
 
 namespace nibble {
 namespace {
@@ -20,8 +20,8 @@ constexpr char kSelfTestHelp[] =
 
   --json   one JSON object: devices [{index, kind, name, memory_bytes, threads, gflops, features}]
 
-Checks number formats over all BF16 inputs, stochastic rounding, clamping, the gradient estimator and
-quantized layers, in about a second. nibble-worker runs it before it registers.
+Checks number formats over all BF16 inputs, stochastic rounding, clamping, the gradient estimator
+and quantized layers, in about a second. nibble-worker runs it before it registers.
 
 exit codes: 0 passed, 1 failed (the message names the feature and the input), 2 wrong usage
 
@@ -38,15 +38,6 @@ std::string CpuName() {
   }
   utsname names{};
   return ::uname(&names) == 0 ? names.machine : "cpu";
-}
-
-// What a trainer may use: physical memory, or the control group's limit when that is lower.
-int64_t HostMemoryBytes() {
-  const int64_t physical =
-      static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
-  const std::string limit = ReadFile("/sys/fs/cgroup/memory.max").value_or("max");
-  const Result<int64_t> bytes = ParseInt(StrTrim(limit));
-  return bytes.ok() && *bytes > 0 ? std::min(physical, *bytes) : physical;
 }
 
 }  // namespace

@@ -8,8 +8,10 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "worker/spec/estimate.h"
 #include "worker/train/divergence.h"
 #include "worker/train/health.h"
+#include "worker/train/host_memory.h"
 #include "worker/train/memory_report.h"
 
 namespace nibble {
@@ -107,7 +109,23 @@ TrainingRun::MaybeEnd TrainingRun::PrepareInputs() {
   return std::nullopt;
 }
 
+TrainingRun::MaybeEnd TrainingRun::CheckMemory() const {
+  const Result<RunEstimate> estimate = EstimateRun(config_, recipe_);
+  if (!estimate.ok()) return End{kEndInvalidSpec, estimate.status().message()};
+  const MemoryBytes& m = estimate->memory;
+  const int64_t limit = HostMemoryBytes();
+  if (m.total() <= limit) return std::nullopt;
+  const auto text = [](int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); };
+  return End{kEndOutOfMemoryHost, "the run needs " + text(m.total()) + " (weights " +
+                                      text(m.weights) + ", gradients " + text(m.gradients) +
+                                      ", optimizer " + text(m.optimizer) + ", activations " +
+                                      text(m.activations) + ", quantized copies " +
+                                      text(m.quantized) + "), this host has " + text(limit) +
+                                      "; a smaller schedule.microBatch or data.seqLen needs less"};
+}
+
 TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
+  if (MaybeEnd end = CheckMemory()) return end;
   BackendOptions options;
   options.threads = static_cast<int>(config_.run.threads);
   Result<std::unique_ptr<Backend>> backend = MakeBackend("cpu", options);

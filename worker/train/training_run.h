@@ -59,6 +59,8 @@ class TrainingRun {
 
   MaybeEnd OpenRunFolder();
   MaybeEnd PrepareInputs();
+  // Refuses what cannot fit before the kernel ends the process for it.
+  MaybeEnd CheckMemory() const;
   MaybeEnd PrepareModel();
   MaybeEnd ResumeOrInitialise();
   MaybeEnd RunSteps();

@@ -235,6 +235,16 @@ TEST_F(TrainingRunTest, WrongSpecsEndInvalidSpec) {
   EXPECT_NE(end.message.find("2 ranks"), std::string::npos) << end.message;
 }
 
+TEST_F(TrainingRunTest, RunThatCannotFitTheHostIsRefusedBeforeItAllocates) {
+  RunConfig config = Config("a");
+  config.model = ModelPreset("llama2-13b").value();
+  config.schedule.micro_batch = config.schedule.global_batch = 1 << 16;
+  const EndRecord end = Run(config);
+  EXPECT_EQ(end.reason, kEndOutOfMemoryHost);
+  EXPECT_NE(end.message.find("schedule.microBatch"), std::string::npos) << end.message;
+  EXPECT_EQ(TrainerExitCode(end.reason), 13);
+}
+
 TEST_F(TrainingRunTest, DamagedCheckpointFallsBackAndTheJournalSaysSo) {
   const EndRecord whole = Run(Config("a"));
   const std::string newest = JoinPath(Path("a"), "checkpoints/step-00000012/model.safetensors");

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/train/host_memory.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+
+#include "base/files.h"
+#include "base/strings.h"
+
+namespace nibble {
+
+int64_t HostMemoryBytes() {
+  const int64_t physical =
+      static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
+  const std::string limit = ReadFile("/sys/fs/cgroup/memory.max").value_or("max");
+  const Result<int64_t> bytes = ParseInt(StrTrim(limit));
+  return bytes.ok() && *bytes > 0 ? std::min(physical, *bytes) : physical;
+}
+
+}  // namespace nibble
