@@ -23,7 +23,9 @@ int RunLogs(CliContext& context, const LogsOptions& options) {
   const Result<Client*> client = context.client();
   if (!client.ok()) return context.Fail(client.status());
   const bool json = context.output == OutputFormat::kJson || context.output == OutputFormat::kJsonl;
+  int64_t lines = 0;
   const Status status = (*client)->StreamLogs(request, [&](const v1::StreamLogsResponse& line) {
+    ++lines;
     if (json) {
       context.out << MessageToJson(line).Dump() << "\n";
     } else {
@@ -41,6 +43,7 @@ int RunLogs(CliContext& context, const LogsOptions& options) {
     context.Note("stopped reading; job " + options.job + " goes on. Stop it with 'nibble cancel " +
                  options.job + "'");
   }
+  if (status.ok() && lines == 0) context.Note("no log lines; 'nibble watch' shows the steps");
   return context.Fail(status);
 }
 

@@ -2,9 +2,7 @@
 //
 // nibble quickstart: corpus, tokenizer, cluster, training, report; then everything stops.
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstdlib>
 #include <memory>
 
 #include "base/files.h"
@@ -98,12 +96,7 @@ Status Quickstart::FindFiles() {
     const std::string home = ReadEnvironment("HOME");
     state_dir = JoinPath(home.empty() ? "." : home, ".nibble/quickstart");
   }
-  RETURN_IF_ERROR(MakeDirectories(state_dir));
-  // Absolute: the worker and the trainer have other working directories.
-  char* absolute = ::realpath(state_dir.c_str(), nullptr);
-  if (absolute == nullptr) return ErrnoError(errno, "cannot resolve " + state_dir);
-  report_.state_dir = absolute;
-  std::free(absolute);
+  ASSIGN_OR_RETURN(report_.state_dir, MakeAbsoluteDirectory(state_dir));
   data_.folder = JoinPath(report_.state_dir, "data");
   data_.bin_dir = bin_dir_;
   data_.text = options_.text;

@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -88,6 +90,15 @@ std::vector<pid_t> TrainersBelow(const std::string& folder) {
 
 }  // namespace
 
+Result<std::string> MakeAbsoluteDirectory(const std::string& path) {
+  RETURN_IF_ERROR(MakeDirectories(path));
+  char* absolute = ::realpath(path.c_str(), nullptr);
+  if (absolute == nullptr) return ErrnoError(errno, "cannot resolve " + path);
+  std::string result = absolute;
+  std::free(absolute);
+  return result;
+}
+
 class LocalCluster::Impl {
  public:
   Impl(LocalClusterOptions options, Interrupt& interrupt)
@@ -148,6 +159,8 @@ Status LocalCluster::Impl::Start() {
                                 "nibble-controller with a token and TLS");
   }
   RETURN_IF_ERROR(FindPrograms());
+  // Trainers have other working directories.
+  ASSIGN_OR_RETURN(options_.state_dir, MakeAbsoluteDirectory(options_.state_dir));
   const std::string& dir = options_.state_dir;
   const std::string logs = JoinPath(dir, "logs");
   for (const std::string& folder : {logs, JoinPath(dir, "controller"), JoinPath(dir, "worker")}) {

@@ -37,6 +37,9 @@ struct LocalClusterOptions {
   std::function<void()> on_give_up;              // the cluster cannot go on; any thread
 };
 
+// Makes the folder when it is missing; its absolute path, free of links.
+Result<std::string> MakeAbsoluteDirectory(const std::string& path);
+
 class LocalCluster {
  public:
   // Returns when the controller answers and the worker is registered. NOT_FOUND: a program is
