@@ -24,6 +24,7 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds kPoll{100};
+constexpr milliseconds kEventPoll{60'000};
 constexpr milliseconds kRestartDelay{1000};
 constexpr milliseconds kControllerGrace{15'000};
 constexpr milliseconds kKillGrace{5'000};
@@ -133,8 +134,10 @@ class LocalCluster::Impl {
   FileLock lock_;
   Program controller_, worker_;
   std::string server_, http_address_;
-  Interrupt stop_supervisor_;
-  std::thread supervisor_;  // restarts programs; ends before Stop touches them
+  // Restarts programs until stop_supervisor_, then says supervisor_idle_ and touches them no more.
+  // It lives until release_supervisor_: the programs it started get SIGTERM when it ends.
+  std::thread supervisor_;
+  Interrupt stop_supervisor_, supervisor_idle_, release_supervisor_;
   mutable Mutex mutex_;
   Status status_ GUARDED_BY(mutex_);
 };
@@ -286,19 +289,27 @@ bool LocalCluster::Impl::CheckProgram(Program& program) {
 
 void LocalCluster::Impl::Supervise() {
   while (!stop_supervisor_.WaitFor(kPoll)) {
-    if (!CheckProgram(controller_) || !CheckProgram(worker_)) return;
+    if (!CheckProgram(controller_) || !CheckProgram(worker_)) break;
+  }
+  supervisor_idle_.Trigger();
+  while (!release_supervisor_.WaitFor(kEventPoll)) {
   }
 }
 
 Status LocalCluster::Impl::Stop() {
+  if (!lock_.held()) return OkStatus();
   if (supervisor_.joinable()) {
     stop_supervisor_.Trigger();
-    supervisor_.join();
+    while (!supervisor_idle_.WaitFor(kEventPoll)) {
+    }
   }
-  if (!lock_.held()) return OkStatus();
   Status status = EndProgram(worker_, options_.stop_grace, interrupt_);
   const Status controller = EndProgram(controller_, kControllerGrace, interrupt_);
   if (status.ok()) status = controller;
+  if (supervisor_.joinable()) {
+    release_supervisor_.Trigger();
+    supervisor_.join();
+  }
   // A worker that had to be killed leaves its trainers in groups of their own.
   for (const pid_t pid : TrainersBelow(options_.state_dir)) ::kill(pid, SIGKILL);
   const Status removed = RemoveTree(AddressFileIn(options_.state_dir));
