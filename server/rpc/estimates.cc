@@ -27,7 +27,7 @@ int64_t VocabSizeOfData(const std::string& path) {
   const Result<std::string> text = ReadFile(JoinPath(path, "index.json"), kMaxIndexBytes);
   if (!text.ok()) return 0;
   const Result<Json> json = Json::Parse(*text);
-  return json.ok() ? (*json)["vocab_size"].AsInt() : 0;
+  return json.ok() ? (*json)["tokenizer"]["vocab_size"].AsInt() : 0;
 }
 
 bool Quantizes(const Recipe& recipe) {

@@ -184,6 +184,22 @@ TEST(Estimate, StepTimeScalesWithRateAndThreads) {
   EXPECT_EQ(out.memory_bytes().at("total"), job->run.memory.total());
 }
 
+TEST(Estimate, VocabularyComesFromTheIndexOfTheData) {
+  TempDirectory data;
+  ASSERT_TRUE(
+      AtomicWriteFile(JoinPath(data.path(), "index.json"), R"({"tokenizer": {"vocab_size": 640}})")
+          .ok());
+  std::vector<FieldError> errors;
+  v1::JobSpec spec = SmallSpec("vocab");
+  const int64_t given = EstimateJob(ResolveSpec(spec, errors))->run.parameters;
+  spec.mutable_model()->clear_vocab_size();
+  spec.mutable_data()->set_path(data.path());
+  const Result<JobEstimate> job = EstimateJob(ResolveSpec(spec, errors));
+  ASSERT_TRUE(job.ok() && errors.empty());
+  EXPECT_TRUE(job->warnings.empty()) << job->warnings[0];
+  EXPECT_EQ(job->run.parameters, given + 2 * 64 * (640 - 512));
+}
+
 TEST(Estimate, UnknownVocabularyIsAssumedAndSaid) {
   std::vector<FieldError> errors;
   v1::JobSpec spec = SmallSpec("vocab");
