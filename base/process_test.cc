@@ -47,6 +47,16 @@ TEST(Process, KillWithParentEndsTheChildWithTheThreadThatStartedIt) {
   EXPECT_EQ(process->Wait()->signal, SIGKILL);
 }
 
+TEST(Process, EndWithParentAsksTheChildToEnd) {
+  ProcessOptions options;
+  options.argv = {"/bin/sleep", "100"};
+  options.end_with_parent = true;
+  Result<Process> process = InternalError("not started");
+  std::thread([&] { process = Process::Start(options); }).join();
+  ASSERT_TRUE(process.ok());
+  EXPECT_EQ(process->Wait()->signal, SIGTERM);
+}
+
 TEST(Process, StartTicksIdentifyALivingProcessOnly) {
   EXPECT_GT(ProcessStartTicks(::getpid()).value(), 0);
   ProcessOptions options;
