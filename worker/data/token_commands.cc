@@ -106,7 +106,8 @@ int RunInspect(const CliArgs& args) {
 std::vector<DataCommand> TokenCommands() {
   return {
       {{"tokenize",
-        "Writes token shards (train-*.bin, val-*.bin) and index.json from text or JSONL.",
+        "Writes token shards (train-*.bin, val-*.bin), index.json and the tokenizer from text or "
+        "JSONL.",
         "INPUT...",
         true,
         {{"--tokenizer", "MODEL", "see 'nibble-data encode --help'", "", true},

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/files.h"
+#include "base/sha256.h"
 #include "base/strings.h"
 #include "worker/data/split_writer.h"
 #include "worker/data/tokenizer.h"
@@ -213,13 +214,26 @@ class Pipeline {
   int64_t documents_ = 0;
 };
 
-Result<Json> DescribeTokenizer(const Tokenizer& tokenizer, const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string hash, TokenizerHash(path));
+// Copies the tokenizer's files from `path` into `folder`, so that the shards carry what decodes
+// them, and describes the copy.
+Result<Json> PutTokenizer(const Tokenizer& tokenizer, const std::string& path,
+                          const std::string& folder) {
+  ASSIGN_OR_RETURN(const std::vector<NamedContent> copies, ReadTokenizerFiles(path));
+  Json files = Json::Array();
+  for (const NamedContent& copy : copies) {
+    RETURN_IF_ERROR(AtomicWriteFile(JoinPath(folder, copy.name), copy.content));
+    files.Append(Json::Object({{"name", copy.name},
+                               {"bytes", static_cast<int64_t>(copy.content.size())},
+                               {"sha256", Sha256Hex(copy.content)}}));
+  }
+  ASSIGN_OR_RETURN(const std::string hash, TokenizerHash(folder));
   return Json::Object({{"name", tokenizer.name()},
                        {"vocab_size", tokenizer.vocab_size()},
                        {"bos_id", tokenizer.bos_id()},
                        {"eos_id", tokenizer.eos_id()},
-                       {"sha256", hash}});
+                       {"sha256", hash},
+                       {"file", copies.front().name},
+                       {"files", std::move(files)}});
 }
 
 }  // namespace
@@ -227,8 +241,8 @@ Result<Json> DescribeTokenizer(const Tokenizer& tokenizer, const std::string& pa
 Result<Json> TokenizeFiles(const TokenizeOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(options.tokenizer));
-  ASSIGN_OR_RETURN(Json tokenizer_json, DescribeTokenizer(*tokenizer, options.tokenizer));
   ASSIGN_OR_RETURN(PartialFolder folder, PartialFolder::Make(options.out, options.overwrite));
+  ASSIGN_OR_RETURN(Json tokenizer_json, PutTokenizer(*tokenizer, options.tokenizer, folder.path()));
 
   const TokenWidth width = TokenWidthFor(tokenizer->vocab_size());
   TokenShardWriter::Options writer{folder.path(), "train", width, tokenizer->vocab_size(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// TokenizeFiles: documents -> token shards of a training and a validation split, plus index.json.
+// TokenizeFiles: documents -> token shards of a training and a validation split, the tokenizer's
+// files and index.json.
 //
 // Deterministic: the output depends on the inputs, the tokenizer and the options alone, not on the
 // number of threads. Memory is bounded whatever the input's size. The output folder appears whole

@@ -90,7 +90,44 @@ TEST_F(TokenizeTest, DocumentsStandBetweenBosAndEos) {
   EXPECT_EQ(file["sha256"].AsString(),
             Sha256Hex(*ReadFile(JoinPath(options_.out, file["name"].AsString()))));
   EXPECT_FALSE(PathExists(options_.out + ".partial"));
-  EXPECT_EQ(ListDirectory(options_.out)->size(), 2u);
+  EXPECT_EQ(*ListDirectory(options_.out),
+            (std::vector<std::string>{"index.json", "tokenizer.bin", "train-000000.bin"}));
+}
+
+TEST_F(TokenizeTest, TheOutputCarriesItsTokenizerUnderItsUsualName) {
+  options_.inputs = {Put("t.txt", "ab c\n")};
+  options_.val_fraction = 0;
+  const auto index = TokenizeFiles(options_);
+  ASSERT_TRUE(index.ok()) << index.status().ToString();
+  const Json& tokenizer = (*index)["tokenizer"];
+  EXPECT_EQ(tokenizer["file"].AsString(), "tokenizer.bin");  // given as letters.bin
+  const std::string copy = JoinPath(options_.out, tokenizer["file"].AsString());
+  EXPECT_EQ(*ReadFile(copy), LetterVocabulary());
+  EXPECT_EQ(*TokenizerHash(options_.out), tokenizer["sha256"].AsString());
+  ASSERT_EQ(tokenizer["files"].size(), 1u);
+  const Json& file = tokenizer["files"].At(0);
+  EXPECT_EQ(file["name"].AsString(), "tokenizer.bin");
+  EXPECT_EQ(file["bytes"].AsInt(), static_cast<int64_t>(LetterVocabulary().size()));
+  EXPECT_EQ(file["sha256"].AsString(), Sha256Hex(LetterVocabulary()));
+  const auto loaded = LoadTokenizer(options_.out);
+  ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
+  EXPECT_EQ(*(*loaded)->Decode(Tokens("train")), "ab c");
+  // An output can be made again with the tokenizer inside it.
+  ASSERT_TRUE(RemoveTree(options_.tokenizer).ok());
+  options_.tokenizer = copy;
+  options_.overwrite = true;
+  const auto again = TokenizeFiles(options_);
+  ASSERT_TRUE(again.ok()) << again.status().ToString();
+  EXPECT_EQ(again->Dump(), index->Dump());
+  EXPECT_TRUE(PathExists(copy));
+}
+
+TEST_F(TokenizeTest, AnUnreadableTokenizerLeavesNoFolder) {
+  options_.inputs = {Put("t.txt", "ab c\n")};
+  options_.tokenizer = Put("odd.bin", "not a vocabulary");
+  EXPECT_EQ(TokenizeFiles(options_).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_FALSE(PathExists(options_.out));
+  EXPECT_FALSE(PathExists(options_.out + ".partial"));
 }
 
 TEST_F(TokenizeTest, NothingIsLostBetweenTheSplits) {

@@ -97,6 +97,20 @@ Result<std::vector<std::string>> TokenizerFiles(const std::string& path) {
   return std::move(source.paths);
 }
 
+Result<std::vector<NamedContent>> ReadTokenizerFiles(const std::string& path) {
+  ASSIGN_OR_RETURN(Source source, Identify(path));
+  switch (source.format) {
+    case Format::kSentencePiece:
+      return std::vector<NamedContent>{{"tokenizer.model", std::move(source.contents[0])}};
+    case Format::kLlama2c:
+      return std::vector<NamedContent>{{"tokenizer.bin", std::move(source.contents[0])}};
+    case Format::kGpt2:
+      return std::vector<NamedContent>{{"vocab.json", std::move(source.contents[0])},
+                                       {"merges.txt", std::move(source.contents[1])}};
+  }
+  return InternalError("unknown tokenizer format");
+}
+
 Result<std::string> TokenizerHash(const std::string& path) {
   ASSIGN_OR_RETURN(const Source source, Identify(path));
   if (source.contents.size() == 1) return Sha256Hex(source.contents[0]);

@@ -53,9 +53,18 @@ class Tokenizer {
 // SentencePiece.
 Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
 
-// The files LoadTokenizer(path) reads, e.g. to copy them into a checkpoint: a folder that holds
-// copies under the same names loads as the same tokenizer. Errors as LoadTokenizer.
+// The files LoadTokenizer(path) reads, e.g. to copy them into a checkpoint. Errors as
+// LoadTokenizer.
 Result<std::vector<std::string>> TokenizerFiles(const std::string& path);
+
+struct NamedContent {
+  std::string name;
+  std::string content;
+};
+// The same files under the names by which LoadTokenizer finds them in a folder, whatever they are
+// called now: tokenizer.model, tokenizer.bin, or vocab.json and merges.txt. A folder that holds
+// them loads as the same tokenizer, and so does the first of them. Errors as LoadTokenizer.
+Result<std::vector<NamedContent>> ReadTokenizerFiles(const std::string& path);
 
 // The tokenizer's identity as 64 hex digits: the SHA-256 of its file or, for a pair, of the two
 // files' digests, each followed by a line end.

@@ -207,6 +207,12 @@ TEST_F(TokenizerFilesTest, Gpt2PairLoadsUnderBothNamesAndFromEitherFile) {
     EXPECT_EQ((*t)->eos_id(), 258);
     EXPECT_EQ(*(*t)->Decode(Ids{258, 256, 257, 258}), "ab ab");
     EXPECT_EQ(TokenizerFiles(path)->size(), 2u);
+    const auto files = ReadTokenizerFiles(path);
+    ASSERT_EQ(files->size(), 2u);
+    EXPECT_EQ(files->at(0).name, "vocab.json");
+    EXPECT_EQ(files->at(0).content, vocabulary.Dump());
+    EXPECT_EQ(files->at(1).name, "merges.txt");
+    EXPECT_EQ(files->at(1).content, merges);
     EXPECT_EQ(*TokenizerHash(path), *TokenizerHash(folder_));
   }
   // The merges of other files: a piece is missing.
