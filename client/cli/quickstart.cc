@@ -140,7 +140,7 @@ Result<QuickstartRun> Quickstart::Train(const std::string& recipe, const std::st
   v1::JobSpec& spec = *request.mutable_spec();
   spec.mutable_metadata()->set_name(name);
   spec.mutable_data()->set_path(data_.tokens_path());
-  spec.mutable_data()->set_tokenizer(data_.tokenizer_path());
+  spec.mutable_data()->clear_tokenizer();  // the one beside the shards
   if (!recipe.empty()) {
     spec.mutable_precision()->Clear();
     spec.mutable_precision()->set_recipe(recipe);

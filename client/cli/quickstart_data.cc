@@ -21,7 +21,7 @@ constexpr size_t kLogTailBytes = 1500;
 // Identity of the inputs: what they are and everything that shapes the output.
 Result<std::string> InputHash(const QuickstartData& data) {
   Sha256 hash;
-  hash.Update(StrFormat("quickstart-1 vocab=%d val=%s\n", data.vocab_size, kValidationShare));
+  hash.Update(StrFormat("quickstart-2 vocab=%d val=%s\n", data.vocab_size, kValidationShare));
   if (data.text.empty()) hash.Update("perl-doc\n");
   for (const std::string& path : data.text) {
     ASSIGN_OR_RETURN(const std::string content, ReadFile(path, kMaxTextFileBytes));

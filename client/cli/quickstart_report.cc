@@ -129,9 +129,7 @@ void PrintQuickstart(std::ostream& out, const QuickstartReport& report) {
       << "    # keeps a cluster running; then, elsewhere:\n"
       << "  " << report.program << " metrics " << main.job.id() << " -o csv\n"
       << "  " << report.program << " submit -f examples/quickstart.yaml --set data.path="
-      << JoinPath(report.state_dir, "data/tokens")
-      << " --set data.tokenizer=" << JoinPath(report.state_dir, "data/tokenizer.model")
-      << " --set schedule.steps=1000 --watch\n"
+      << JoinPath(report.state_dir, "data/tokens") << " --set schedule.steps=1000 --watch\n"
       << "Done in " << FormatDuration(report.wall_seconds) << "." << std::endl;
 }
 
