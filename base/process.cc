@@ -53,8 +53,8 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
 
 // Runs in the child between fork and exec: async-signal-safe calls only. Returns errno.
 int PrepareChild(const ProcessOptions& options, pid_t parent) {
-  if (options.kill_with_parent || options.end_with_parent) {
-    if (::prctl(PR_SET_PDEATHSIG, options.kill_with_parent ? SIGKILL : SIGTERM) != 0) return errno;
+  if (options.parent_death_signal != 0) {
+    if (::prctl(PR_SET_PDEATHSIG, options.parent_death_signal) != 0) return errno;
     if (::getppid() != parent) return ECHILD;  // the parent ended before the request was made
   }
   if (options.new_session) {

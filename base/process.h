@@ -34,8 +34,7 @@ struct ProcessOptions {
   std::string stderr_path;                               // as stdout_path; may be the same file
   bool new_process_group = true;                         // so that a signal reaches descendants
   bool new_session = false;                              // setsid: outlives the terminal
-  bool kill_with_parent = false;  // SIGKILL when the thread that called Start ends
-  bool end_with_parent = false;   // as kill_with_parent, with SIGTERM
+  int parent_death_signal = 0;  // sent when the thread that called Start ends; 0 = none
 };
 
 class Process {

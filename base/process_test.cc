@@ -40,7 +40,7 @@ TEST(Process, SignalReachesTheWholeGroup) {
 TEST(Process, KillWithParentEndsTheChildWithTheThreadThatStartedIt) {
   ProcessOptions options;
   options.argv = {"/bin/sleep", "100"};
-  options.kill_with_parent = true;
+  options.parent_death_signal = SIGKILL;
   Result<Process> process = InternalError("not started");
   std::thread([&] { process = Process::Start(options); }).join();
   ASSERT_TRUE(process.ok());
@@ -50,7 +50,7 @@ TEST(Process, KillWithParentEndsTheChildWithTheThreadThatStartedIt) {
 TEST(Process, EndWithParentAsksTheChildToEnd) {
   ProcessOptions options;
   options.argv = {"/bin/sleep", "100"};
-  options.end_with_parent = true;
+  options.parent_death_signal = SIGTERM;
   Result<Process> process = InternalError("not started");
   std::thread([&] { process = Process::Start(options); }).join();
   ASSERT_TRUE(process.ok());

@@ -46,7 +46,7 @@ Result<Json> RunJsonTool(const std::vector<std::string>& argv, const std::string
   options.argv.emplace_back("--json");
   options.stdout_path = out_path;
   options.stderr_path = log_path;
-  options.end_with_parent = true;
+  options.parent_death_signal = SIGTERM;
   ASSIGN_OR_RETURN(Process process, Process::Start(options));
   std::optional<ExitStatus> ended;
   while (!ended.has_value()) {

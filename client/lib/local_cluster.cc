@@ -45,7 +45,7 @@ Status StartProgram(Program& program) {
   ProcessOptions options;
   options.argv = program.argv;
   options.stdout_path = options.stderr_path = program.log_path;
-  options.end_with_parent = true;
+  options.parent_death_signal = SIGTERM;
   ASSIGN_OR_RETURN(program.process, Process::Start(options));
   return OkStatus();
 }

@@ -120,7 +120,7 @@ int SuperviseMain(const std::vector<std::string>& arguments) {
   }
   ProcessOptions options;
   options.argv.assign(arguments.begin() + 1, arguments.end());
-  options.kill_with_parent = true;
+  options.parent_death_signal = SIGKILL;
   Result<Process> trainer = Process::Start(options);
   TrainerExit how;
   if (!trainer.ok()) {
