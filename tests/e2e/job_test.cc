@@ -48,6 +48,7 @@ TEST_F(JobTest, TrainsToTheEndAndLeavesCurveCheckpointAndLogs) {
     EXPECT_TRUE(shown->status.success()) << command << ": " << shown->output;
     EXPECT_FALSE(shown->output.empty()) << command;
   }
+  EXPECT_NE(cluster_->Nibble({"logs", *job})->output.find("validation loss"), std::string::npos);
   EXPECT_EQ(cluster_->Nibble({"wait", *job})->status.exit_code, 0);
 }
 

@@ -13,6 +13,7 @@ void ProgressPrinter::Print(const std::string& line) const {
   const std::string text = line + "\n";
   // Nobody may be reading any more; the run goes on.
   [[maybe_unused]] const ssize_t written = ::write(fd_, text.data(), text.size());
+  if (sink_ != nullptr) sink_(line);
 }
 
 void ProgressPrinter::Start(const StartRecord& record, const std::string& details) {

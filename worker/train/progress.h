@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "base/clock.h"
 #include "worker/spec/journal.h"
@@ -18,6 +20,9 @@ class ProgressPrinter {
   // step; write errors are ignored.
   ProgressPrinter(int fd, int64_t interval_ms, const Clock* clock)
       : fd_(fd), interval_ms_(interval_ms), clock_(*clock) {}
+
+  // Every line printed from now on also goes to `sink`; nullptr ends that.
+  void ForwardTo(std::function<void(const std::string& line)> sink) { sink_ = std::move(sink); }
 
   void Start(const StartRecord& record, const std::string& details);
   void Step(const StepRecord& record, int64_t steps_total);
@@ -32,6 +37,7 @@ class ProgressPrinter {
   int fd_;
   int64_t interval_ms_;
   const Clock& clock_;
+  std::function<void(const std::string&)> sink_;
   int64_t printed_ms_ = -1;
   double seconds_ = 0;  // of all steps so far
   int64_t steps_ = 0;

@@ -66,6 +66,8 @@ EndRecord TrainingRun::Close(End end) {
     const Result<std::string> fingerprint = parameters_->Fingerprint();
     if (fingerprint.ok()) record.weights_sha256 = *fingerprint;
   }
+  // The end record is the journal's last line: what is printed after it goes nowhere else.
+  if (environment_.progress != nullptr) environment_.progress->ForwardTo(nullptr);
   journal_.Write(record);
   Status flushed = journal_.Flush();
   for (int i = 0; !flushed.ok() && i < kEndRecordTries; ++i) {
@@ -216,6 +218,10 @@ void TrainingRun::WriteStart() {
   }
   journal_.Write(record);
   if (environment_.progress != nullptr) {
+    // `nibble logs` shows what a person at the terminal would see.
+    environment_.progress->ForwardTo([this](const std::string& line) {
+      journal_.Write(LogRecord{"info", line});
+    });
     environment_.progress->Start(record, "backend: " + backend_->description());
   }
 }
