@@ -160,10 +160,17 @@ void AddClusterSeries(const Snapshot& snapshot, const std::map<std::string, Work
     set.Gauge("nibble_jobs", "Jobs known to the controller.",
               {{"queue", key.first}, {"state", std::string(core::Name(key.second))}}, count);
   }
+  // A queue where nothing waits reads 0; absence would look like a broken exporter.
+  std::map<std::string, double> head_waits;
+  for (const auto& [key, count] : snapshot.jobs) head_waits[key.first] = 0;
+  for (const auto& [key, count] : snapshot.devices) head_waits[std::get<0>(key)] = 0;
   for (const auto& [queue, since_ms] : snapshot.queue_head_since_ms) {
+    head_waits[queue] = static_cast<double>(std::max<int64_t>(0, wall_ms - since_ms)) / 1e3;
+  }
+  for (const auto& [queue, seconds] : head_waits) {
     set.Gauge("nibble_queue_head_wait_seconds",
-              "How long the first job of the queue that may run has waited.", {{"queue", queue}},
-              static_cast<double>(std::max<int64_t>(0, wall_ms - since_ms)) / 1e3);
+              "How long the first job of the queue that may run has waited; 0 when none waits.",
+              {{"queue", queue}}, seconds);
   }
   for (const auto& [worker, up] : snapshot.workers_up) {
     set.Gauge("nibble_worker_up", "1 while the lease is in time.", {{"worker", worker}},

@@ -49,10 +49,6 @@ const char* DropReasonName(DropReason reason) {
   return "invalid";
 }
 
-#ifndef NIBBLE_REVISION
-#define NIBBLE_REVISION "unknown"
-#endif
-
 }  // namespace
 
 struct Metrics::Impl {

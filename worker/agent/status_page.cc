@@ -16,10 +16,6 @@
 
 #include "base/mutex.h"
 
-#ifndef NIBBLE_REVISION
-#define NIBBLE_REVISION "unknown"
-#endif
-
 namespace nibble::agent {
 namespace {
 
