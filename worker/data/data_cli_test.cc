@@ -53,6 +53,32 @@ TEST_F(DataCliTest, EveryCommandHasHelpWithAnExample) {
   EXPECT_NE(Run({"--help"}).output.find("inspect"), std::string::npos);
 }
 
+TEST_F(DataCliTest, TheReferencePageHasEveryCommandAndFlag) {
+  const std::string page =
+      ReadFile(JoinPath(NIBBLE_SOURCE_DIR, "docs/reference/cli.md")).value_or("");
+  const size_t start = page.find("\n### nibble-data\n");
+  ASSERT_NE(start, std::string::npos);
+  const std::string section = page.substr(start);
+  for (const std::string name : {"corpus perl-doc", "corpus files", "train-tokenizer", "encode",
+                                 "decode", "tokenize", "inspect"}) {
+    // The command's row and the rows without a name below it.
+    const size_t row = section.find("\n| `" + name);
+    ASSERT_NE(row, std::string::npos) << name;
+    const std::string rows = section.substr(row, section.find("\n| `", row + 1) - row);
+    std::vector<std::string> words = StrSplit(name, ' ');
+    words.push_back("--help");
+    int flags = 0;
+    for (const std::string& line : StrSplit(Run(words).output, '\n')) {
+      if (!line.starts_with("  --")) continue;
+      const std::string flag = line.substr(2, line.find(' ', 2) - 2);
+      if (flag == "--help" || flag == "--json") continue;  // of all commands
+      ++flags;
+      EXPECT_NE(rows.find("`" + flag + "`"), std::string::npos) << name << " " << flag;
+    }
+    EXPECT_GT(flags, 0) << name;
+  }
+}
+
 TEST_F(DataCliTest, WrongUsageExitsWithTwoAndNamesTheFix) {
   EXPECT_EQ(Run({}).status.exit_code, 2);
   const CommandOutput command = Run({"tokenise"});
