@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/files.h"
+#include "worker/data/tokenizer.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/safetensors.h"
 
@@ -12,7 +13,6 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kChunkElements = 1 << 18;
-constexpr int64_t kMaxTokenizerBytes = int64_t{256} << 20;
 constexpr int kManifestVersion = 1;
 
 // Collects what was written for the manifest.
@@ -100,12 +100,13 @@ std::string TokenizerConfig() {
          "\n";
 }
 
+// Under the names a loader looks for, whatever the run's files are called.
 Status CopyTokenizer(FolderWriter& out, const std::vector<std::string>& files) {
-  for (const std::string& path : files) {
-    ASSIGN_OR_RETURN(const std::string content, ReadFile(path, kMaxTokenizerBytes));
-    const std::string name = BaseName(path);
-    RETURN_IF_ERROR(out.WriteText(name, content));
-    if (name == "tokenizer.model") {
+  if (files.empty()) return OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<NamedContent> copies, ReadTokenizerFiles(files.front()));
+  for (const NamedContent& copy : copies) {
+    RETURN_IF_ERROR(out.WriteText(copy.name, copy.content));
+    if (copy.name == "tokenizer.model") {
       RETURN_IF_ERROR(out.WriteText("tokenizer_config.json", TokenizerConfig()));
     }
   }
