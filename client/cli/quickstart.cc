@@ -21,7 +21,9 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr char kAnyPort[] = "127.0.0.1:0";
-constexpr char kPrompt[] = "The ";
+constexpr char kPrompt[] = "If you want to";
+constexpr char kTemperature[] = "0.7";
+constexpr char kTopK[] = "40";
 constexpr int kSampleTokens = 80;
 constexpr int kPromptTokens = 8;  // at most; prompt and sample share the model's positions
 constexpr int kDefaultVocabulary = 4096;
@@ -186,7 +188,7 @@ void Quickstart::Sample() {
   const auto generated =
       RunJsonTool({JoinPath(bin_dir_, "nibble-trainer"), "generate", "--checkpoint",
                    report_.runs[0].job.checkpoint_path(), "--prompt", kPrompt, "--tokens",
-                   std::to_string(tokens)},
+                   std::to_string(tokens), "--temperature", kTemperature, "--top-k", kTopK},
                   JoinPath(report_.state_dir, "logs/generate.log"), context_.interrupt);
   if (generated.ok()) {
     report_.sample = (*generated)["text"].AsString();
