@@ -298,6 +298,31 @@ TEST(Service, WatchSendsEveryRecordOnceAndEndsWithTheTerminalJob) {
   EXPECT_EQ(records, 3);
 }
 
+TEST(Service, WatchSendsAnUnchangedJobOnce) {
+  ServiceHarness service;
+  v1::SubmitJobRequest submit;
+  *submit.mutable_spec() = SmallSpec("still");
+  for (int i = 0; i < 12;
+       ++i) {  // a map that plain serialization writes in another order each time
+    (*submit.mutable_spec()->mutable_metadata()->mutable_labels())["label" + std::to_string(i)] =
+        "x";
+  }
+  ASSERT_TRUE(service.Submit(submit).failure.ok());
+  v1::WatchJobRequest request;
+  request.set_job("still");
+  request.set_metrics(true);
+  auto source = std::make_shared<WatchSource>(service.get(), request, [] {});
+  int sent = 0;
+  for (int look = 0; look < 20; ++look) {
+    std::promise<bool> answered;
+    source->Fetch([&answered](StreamItem<v1::WatchJobResponse> item) {
+      answered.set_value(item.message.has_value());
+    });
+    sent += answered.get_future().get();
+  }
+  EXPECT_EQ(sent, 1);
+}
+
 TEST(Service, SlowWatcherReadsOnFromTheStore) {
   ServiceHarness service;
   DirectWorker worker(service.get(), "w-1", "s-1");

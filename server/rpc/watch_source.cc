@@ -4,11 +4,30 @@
 // buffer does not reach back far enough, and answer with whatever is new.
 #include "server/rpc/watch_source.h"
 
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
 #include <utility>
 
 #include "server/rpc/points.h"
 
 namespace nibble::rpc {
+namespace {
+
+// Equal messages give equal bytes. Plain serialization orders map fields by chance, and a job that
+// seems to change with every look would be sent without end.
+std::string StableBytes(const v1::Job& job) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream out(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&out);
+    coded.SetSerializationDeterministic(true);
+    job.SerializeToCodedStream(&coded);
+  }
+  return bytes;
+}
+
+}  // namespace
 
 WatchSource::WatchSource(ControllerService* service, v1::WatchJobRequest request,
                          std::function<void()> wake)
@@ -45,7 +64,7 @@ void WatchSource::OnLook(const Failure& failure, ControllerService::JobSight sig
     subscription_ = std::move(*subscribed);
     return Look(done);  // what changed between the look and the subscription
   }
-  std::string serialized = sight.job.SerializeAsString();
+  std::string serialized = StableBytes(sight.job);
   if (serialized != sent_job_) {
     job_ = std::move(sight.job);
     sent_job_ = std::move(serialized);
