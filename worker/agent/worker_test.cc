@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "base/process.h"
 #include "base/strings.h"
+#include "tests/support/http_get.h"
 #include "worker/agent/agent_test_support.h"
 #include "worker/agent/fake_controller.h"
 #include "worker/agent/supervise.h"
@@ -21,7 +22,7 @@ namespace {
 
 std::string WorkerProgram() { return std::string(NIBBLE_BINARY_DIR) + "/bin/nibble-worker"; }
 
-class WorkerTest : public testing::Test {
+class WorkerTest : public ::testing::Test {
  protected:
   void TearDown() override {
     KillWorker();
@@ -120,8 +121,10 @@ class WorkerTest : public testing::Test {
   std::string Get(const std::string& path) {
     const std::string address =
         std::string(StrTrim(ReadFile(JoinPath(state_.path(), "worker.address")).value_or("")));
-    return RunCommand({"curl", "-s", "-m", "10", "-w", " %{http_code}", "http://" + address + path})
-        ->output;
+    const int64_t port = ParseInt(address.substr(address.rfind(':') + 1)).value_or(0);
+    const auto response = nibble::testing::HttpGet(static_cast<int>(port), path);
+    if (!response.ok()) return response.status().ToString();
+    return response->body + " " + std::to_string(response->code);
   }
 
   StateDir state_;
