@@ -48,20 +48,7 @@ void Buffer::Reset() {
   capacity_bytes_ = 0;
 }
 
-int64_t QuantizedTensor::code_row_bytes() const {
-  switch (elem) {
-    case Elem::kE2M1:
-      return (cols + 1) / 2;
-    case Elem::kE4M3:
-    case Elem::kE5M2:
-      return cols;
-    case Elem::kBf16:
-      return cols * 2;
-    case Elem::kF32:
-      break;
-  }
-  return cols * 4;
-}
+int64_t QuantizedTensor::code_row_bytes() const { return (cols * ElemBits(elem) + 7) / 8; }
 
 int64_t QuantizedTensor::size_bytes() const {
   int64_t total = has_codes ? rows * code_row_bytes() : 0;

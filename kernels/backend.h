@@ -108,6 +108,27 @@ struct QuantizeContext {
   uint32_t stream = 0;  // layer * 8 + slot
   // False: only scales and the decoded form are wanted (an operand used at once and dropped).
   bool keep_codes = true;
+  // The axis the slot's GEMM sums over. kRows means: as if x were transposed, quantized along its
+  // columns and turned back; element i of the random stream counts in the transposed order.
+  Axis contraction = Axis::kCols;
+  // Stream of the rotation's signs, the same for both operands of a GEMM.
+  uint32_t rotation_stream = 0;
+  // Folding: x is divided by these first (FP32 enc, one per element of the contraction axis),
+  // because the other operand's codes enter the GEMM without their scales. nullptr: nothing is
+  // folded.
+  const float* fold = nullptr;
+};
+
+// A GEMM on integer codes (E2M1 in half units, INT4, INT8), scales applied to exact integer sums.
+struct QuantizedGemmParams {
+  Transpose transpose_a = Transpose::kNo;
+  Transpose transpose_b = Transpose::kNo;
+  // The operand's codes enter without its scales (folded into the other operand).
+  bool fold_a = false;
+  bool fold_b = false;
+  bool accumulate = false;
+  // kReference: the same sums by FP32 Gemm on integer-valued operands. Equal bit for bit to kFast.
+  Support path = Support::kFast;
 };
 
 class Backend {
@@ -214,6 +235,18 @@ class Backend {
   virtual Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                                ConstTensorView weight, const QuantizedTensor& quantized,
                                TensorView gradient) = 0;
+  // out = op(a) op(b) on codes; shapes as Gemm. Each scale must be constant along the contraction
+  // or per group of it (equal groups in both operands). Outer scales: out = fl(fl(S * ra) * rb), S
+  // the exact integer sum, ra = fl(unit_a / enc_a). Groups: FP32 sum over groups in ascending
+  // order. Outliers of an operand count with their full value. UNIMPLEMENTED where Supports says
+  // kNone.
+  virtual Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
+                               const QuantizedTensor& b, TensorView out) = 0;
+  // out = (x .* d) H / sqrt(n) on each group of rotation.size along context.contraction, signs d
+  // from (seed, step, rotation_stream); inverse: out = (x H / sqrt(n)) .* d. FP32 butterflies, one
+  // FP32 multiply. out may be x. INVALID_ARGUMENT when the axis is not a multiple of the size.
+  virtual Status Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,
+                        ConstTensorView x, TensorView out) = 0;
   // Compares x (rounded to BF16) with its decoded form. Host result; waits.
   virtual Result<QuantizationHealth> MeasureHealth(ConstTensorView x,
                                                    const QuantizedTensor& quantized,

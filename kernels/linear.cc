@@ -221,7 +221,7 @@ Result<ConstTensorView> QuantizedLinear::GradientOperand(Slot slot, const Linear
 Status QuantizedLinear::WeightGradient(ConstTensorView gradient, ConstTensorView input,
                                        ConstTensorView weight, TensorView dweight) {
   Backend& backend = workspace_.backend_;
-  if (!recipe_.weight_estimator.dge) {
+  if (!recipe_.weight_estimator.dge()) {
     return backend.Gemm(GemmMode::kF32, gradient, Transpose::kYes, input, Transpose::kNo, true,
                         dweight);
   }

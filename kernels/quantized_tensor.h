@@ -6,8 +6,10 @@
 // Thread-safety: thread-compatible. Ownership: owns device buffers of one backend, which only
 // Backend::Quantize grows and fills.
 // Layout: codes (rows, cols) row-major; E2M1 two per byte, even index in the low nibble, each row
-// starting on a byte; FP8 one byte; BF16 two bytes. enc: one FP32 per scale group: the whole
-// tensor, or each row. Residual (outlier compensation): CSR by row, columns ascending.
+// starting on a byte; FP8 and INT8 one byte; BF16 two bytes. Scale groups are numbered row-major:
+// the tensor, each row or column, (rows, ceil(cols / group)) along columns, (cols, ceil(rows /
+// group)) along rows, (ceil(rows / group), ceil(cols / group)) for tiles. Residual (outlier
+// compensation): CSR by row, columns ascending.
 #pragma once
 
 #include <cstdint>
@@ -17,20 +19,35 @@
 
 namespace nibble {
 
+// The axis a GEMM sums over, of a (rows, cols) matrix.
+enum class Axis : uint8_t { kCols, kRows };
+
 struct QuantizedTensor {
   int64_t rows = 0;
   int64_t cols = 0;
   Elem elem = Elem::kBf16;
   Block block = Block::kTensor;
+  int group = 0;
+  Axis contraction = Axis::kCols;
   ScaleRule scale = ScaleRule::kNone;
   OccComp comp = OccComp::kNone;
 
   Buffer codes;
   bool has_codes = false;  // false after a Quantize that was asked for the decoded form only
-  Buffer enc;  // multiplier before rounding; decoding divides by it (cur: multiplies by fl(1/enc))
+  // Multiplier before rounding, one per scale group; decoding divides by it (cur: multiplies by
+  // fl(1/enc)).
+  Buffer enc;
+  // Group formats only. scale_codes: one byte per group (E8M0, E4M3 or UE5M3); group_scale: its
+  // FP32 value as decoding multiplies by it; outer_scale: FP32, one for the tensor or one per
+  // 1x128.
+  Buffer scale_codes;
+  Buffer group_scale;
+  Buffer outer_scale;
+  // One byte per element, 1 where the gradient passes; empty without a mask.
+  Buffer mask;
 
   // Residual x - clamp(x): offsets (rows + 1) i32, columns (nnz) i32, values as E4M3 codes (u8)
-  // with one scale, or FP32.
+  // with one scale, or FP32, or (kWide) i8 half units to add to the element's code.
   Buffer residual_offsets;
   Buffer residual_columns;
   Buffer residual_values;

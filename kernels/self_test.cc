@@ -187,7 +187,7 @@ Status CheckLayer(Backend& backend, const char* recipe_name, const char* feature
   RETURN_IF_ERROR(decode(Slot::kWf, weight, kOut));
   RETURN_IF_ERROR(decode(Slot::kGd, dy, kTokens));
   std::vector<double> factors;
-  if (linear_recipe.weight_estimator.dge) factors = DgeFactors(d.w);
+  if (linear_recipe.weight_estimator.dge()) factors = DgeFactors(d.w);
   RETURN_IF_ERROR(
       CheckProduct(feature, "Y", d.y, kTokens, kOut, kIn, x, kIn, 1, weight, kIn, 1, nullptr));
   RETURN_IF_ERROR(

@@ -73,6 +73,10 @@ class CpuBackend final : public Backend {
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
                        TensorView gradient) override;
+  Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
+                       const QuantizedTensor& b, TensorView out) override;
+  Status Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,
+                ConstTensorView x, TensorView out) override;
   Result<QuantizationHealth> MeasureHealth(ConstTensorView x, const QuantizedTensor& quantized,
                                            ConstTensorView decoded) override;
   Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,

@@ -41,8 +41,9 @@ float EncOf(const Quant& quant, uint32_t amax_bits, int64_t* nonfinite) {
       return formats::ScaleCurrent(amax, quant.scale_max, false);
     case ScaleRule::kCurrentP2:
       return formats::ScaleCurrent(amax, quant.scale_max, true);
+    default:
+      return 1.0f;
   }
-  return 1.0f;
 }
 
 // Writes the outliers of one segment to the CSR arrays from *next on.

@@ -196,8 +196,7 @@ void RoundSegment(const Quant& quant, const RandomPosition& random, const float*
       return RoundE4M3Loop(x, low, high, enc, grid, n);
     case Elem::kE5M2:
       return RoundE5M2Loop(x, low, high, enc, grid, n);
-    case Elem::kBf16:
-    case Elem::kF32:
+    default:  // bf16, fp32
       return RoundBf16Loop(x, grid, n);
   }
 }
@@ -215,8 +214,7 @@ void EncodeSegment(Elem elem, const float* grid, uint8_t* codes, int64_t n) {
       return E4M3Codes(grid, codes, n);
     case Elem::kE5M2:
       return E5M2Codes(grid, codes, n);
-    case Elem::kBf16:
-    case Elem::kF32:
+    default:  // bf16, fp32
       for (int64_t i = 0; i < n; ++i) {
         const uint16_t bits = formats::ToBf16(grid[i]);
         std::memcpy(codes + 2 * i, &bits, sizeof(bits));
@@ -235,8 +233,7 @@ void GridFromCodes(Elem elem, const uint8_t* codes, float* grid, int64_t n) {
       return E4M3Grid(codes, grid, n);
     case Elem::kE5M2:
       return E5M2Grid(codes, grid, n);
-    case Elem::kBf16:
-    case Elem::kF32:
+    default:  // bf16, fp32
       for (int64_t i = 0; i < n; ++i) {
         uint16_t bits;
         std::memcpy(&bits, codes + 2 * i, sizeof(bits));
@@ -252,9 +249,7 @@ void DecodeSegment(ScaleRule scale, float enc, const float* grid, float* decoded
       return MultiplyLoop(grid, 1.0f, decoded, n);
     case ScaleRule::kF32:
       return DivideLoop(grid, enc, decoded, n);
-    case ScaleRule::kP2:  // 1/enc is exact
-    case ScaleRule::kCurrent:
-    case ScaleRule::kCurrentP2:
+    default:  // 1/enc is exact for powers of two, and the rule for cur
       return MultiplyLoop(grid, 1.0f / enc, decoded, n);
   }
 }

@@ -31,7 +31,7 @@ std::string ScaleTitle(const Quant& quant) {
       return StrFormat(", power-of-two scale to at most %g per %s", max, per);
     case ScaleRule::kCurrentP2:
       return StrFormat(", scale %g/amax cut to a power of two per %s", max, per);
-    case ScaleRule::kNone:
+    default:
       break;
   }
   return "";
@@ -67,13 +67,9 @@ PrecisionClass ClassOf(Elem elem) {
       return PrecisionClass::kFp32;
     case Elem::kBf16:
       return PrecisionClass::kBf16;
-    case Elem::kE4M3:
-    case Elem::kE5M2:
-      return PrecisionClass::kFp8;
-    case Elem::kE2M1:
-      return PrecisionClass::kFp4;
+    default:
+      return ElemBits(elem) == 4 ? PrecisionClass::kFp4 : PrecisionClass::kFp8;
   }
-  return PrecisionClass::kFp32;
 }
 
 // left_inside, right_inside: the operand's vector scale lies along the contraction.
@@ -122,9 +118,9 @@ std::vector<std::string> DescribeRecipe(const Recipe& recipe) {
     lines.push_back(SlotLine(recipe.linear, static_cast<Slot>(i)));
   }
   const WeightEstimator& estimator = recipe.linear.weight_estimator;
-  lines.push_back(estimator.dge ? StrFormat("weight gradient: DGE, k = %g, at most %g", estimator.k,
-                                            estimator.clip)
-                                : std::string("weight gradient: straight-through"));
+  lines.push_back(estimator.dge() ? StrFormat("weight gradient: DGE, k = %g, at most %g",
+                                              estimator.k, estimator.clip)
+                                  : std::string("weight gradient: straight-through"));
   if (recipe.bf16_blocks_first > 0 || recipe.bf16_blocks_last > 0) {
     lines.push_back(StrFormat("blocks kept in BF16: first %d, last %d", recipe.bf16_blocks_first,
                               recipe.bf16_blocks_last));

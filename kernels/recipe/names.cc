@@ -13,49 +13,45 @@ const char* SlotName(Slot slot) {
   return kNames[static_cast<size_t>(slot)];
 }
 
-std::string ElemName(Elem elem) {
-  switch (elem) {
-    case Elem::kF32:
-      return "fp32";
-    case Elem::kBf16:
-      return "bf16";
-    case Elem::kE4M3:
-      return "e4m3";
-    case Elem::kE5M2:
-      return "e5m2";
-    case Elem::kE2M1:
-      return "e2m1";
-  }
-  return "?";
-}
+namespace {
+
+struct ElemRow {
+  const char* name;
+  int bits;
+  float max;
+};
+// By Elem.
+constexpr std::array<ElemRow, 10> kElems = {{{"fp32", 32, 0.0f},
+                                             {"bf16", 16, 0.0f},
+                                             {"e4m3", 8, 448.0f},
+                                             {"e5m2", 8, 57344.0f},
+                                             {"e2m1", 4, 6.0f},
+                                             {"e1m2", 4, 3.5f},
+                                             {"e3m0", 4, 16.0f},
+                                             {"int4c", 4, 7.5f},
+                                             {"int4", 4, 7.0f},
+                                             {"int8", 8, 127.0f}}};
+const ElemRow& RowOf(Elem elem) { return kElems[static_cast<size_t>(elem)]; }
+
+}  // namespace
+
+std::string ElemName(Elem elem) { return RowOf(elem).name; }
+int ElemBits(Elem elem) { return RowOf(elem).bits; }
+float ElemMax(Elem elem) { return RowOf(elem).max; }
 
 std::string BlockName(Block block) {
-  switch (block) {
-    case Block::kTensor:
-      return "tensor";
-    case Block::kToken:
-      return "tok";
-    case Block::kOutputChannel:
-      return "och";
-  }
-  return "?";
+  static constexpr std::array<const char*, 6> kNames = {"tensor", "tok", "och",
+                                                        "ich",    "1xB", "BxB"};
+  return kNames[static_cast<size_t>(block)];
 }
 
 std::string ScaleName(ScaleRule rule, float scale_max) {
-  const std::string max = StrFormat("%.9g", static_cast<double>(scale_max));
-  switch (rule) {
-    case ScaleRule::kNone:
-      return "none";
-    case ScaleRule::kF32:
-      return "f32(" + max + ")";
-    case ScaleRule::kP2:
-      return "p2(" + max + ")";
-    case ScaleRule::kCurrent:
-      return "cur(" + max + ")";
-    case ScaleRule::kCurrentP2:
-      return "cur(" + max + ",p2)";
-  }
-  return "?";
+  static constexpr std::array<const char*, 14> kNames = {"none", "f32", "p2",   "cur",  "cur",
+                                                         "dly",  "e8f", "e8u",  "nv",   "u53",
+                                                         "qst",  "a34", "eden", "quest"};
+  if (rule == ScaleRule::kNone) return "none";
+  return StrFormat("%s(%.9g%s)", kNames[static_cast<size_t>(rule)], static_cast<double>(scale_max),
+                   rule == ScaleRule::kCurrentP2 ? ",p2" : "");
 }
 
 std::string RoundName(Round round) {
@@ -74,36 +70,6 @@ std::string RoundName(Round round) {
       return "te8";
   }
   return "?";
-}
-
-int ElemBits(Elem elem) {
-  switch (elem) {
-    case Elem::kF32:
-      return 32;
-    case Elem::kBf16:
-      return 16;
-    case Elem::kE4M3:
-    case Elem::kE5M2:
-      return 8;
-    case Elem::kE2M1:
-      return 4;
-  }
-  return 32;
-}
-
-float ElemMax(Elem elem) {
-  switch (elem) {
-    case Elem::kE4M3:
-      return 448.0f;
-    case Elem::kE5M2:
-      return 57344.0f;
-    case Elem::kE2M1:
-      return 6.0f;
-    case Elem::kF32:
-    case Elem::kBf16:
-      break;
-  }
-  return 0.0f;
 }
 
 }  // namespace nibble

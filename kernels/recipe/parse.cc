@@ -206,7 +206,7 @@ Status ReadWeightEstimator(const Json& json, WeightEstimator* estimator) {
     return InvalidArgumentError("recipe field linear.estW is {}; expected \"ste\" or {\"dge\":..}");
   }
   RETURN_IF_ERROR(CheckKeys("linear.estW.dge", *dge, {"k", "clip", "outside"}));
-  estimator->dge = true;
+  estimator->kind = Estimator::kDge;
   if (const Json* k = dge->Find("k")) {
     ASSIGN_OR_RETURN(estimator->k, ReadNumber("linear.estW.dge.k", *k, 1, 100));
   }

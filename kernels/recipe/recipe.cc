@@ -127,7 +127,7 @@ Status ValidateRecipe(const Recipe& recipe) {
     RETURN_IF_ERROR(ValidateSlot(slot, recipe.linear.slot(slot)));
   }
   const WeightEstimator& estimator = recipe.linear.weight_estimator;
-  if (!estimator.dge) return OkStatus();
+  if (!estimator.dge()) return OkStatus();
   if (recipe.linear.slot(Slot::kWf).elem != Elem::kE2M1) {
     return InvalidArgumentError(
         "recipe field linear.estW: dge is the derivative of E2M1 rounding, so linear.Wf.elem must "
@@ -149,7 +149,7 @@ Json RecipeToJson(const Recipe& recipe) {
     linear.Set(SlotName(slot), SlotToJson(recipe.linear.slot(slot)));
   }
   const WeightEstimator& estimator = recipe.linear.weight_estimator;
-  if (estimator.dge) {
+  if (estimator.dge()) {
     Json dge = Json::Object({{"k", estimator.k}, {"clip", estimator.clip}, {"outside", 0}});
     linear.Set("estW", Json::Object({{"dge", dge}}));
   } else {

@@ -21,21 +21,56 @@
 
 namespace nibble {
 
-// Element format of one operand. kF32: left alone. kBf16: rounded to BF16, no scale.
-enum class Elem : uint8_t { kF32, kBf16, kE4M3, kE5M2, kE2M1 };
-// Which elements share a scale: all; a row of X or dY (token); a row of W (output channel).
-enum class Block : uint8_t { kTensor, kToken, kOutputChannel };
-// Scale rules: f32(F) = F/amax; p2(F) = largest power of two with amax*enc <= F;
-// cur(F) = F/amax multiplied by fl(1/enc) on decode; cur(F,p2) = the same with mantissa cleared.
-enum class ScaleRule : uint8_t { kNone, kF32, kP2, kCurrent, kCurrentP2 };
+// Element format of one operand. kF32: left alone. kBf16: rounded to BF16, no scale. kInt4C: the
+// centred 16-level grid +-1/2, +-3/2, .., +-15/2 (QuEST). kInt4, kInt8: symmetric integers to 7,
+// 127.
+enum class Elem : uint8_t {
+  kF32,
+  kBf16,
+  kE4M3,
+  kE5M2,
+  kE2M1,
+  kE1M2,
+  kE3M0,
+  kInt4C,
+  kInt4,
+  kInt8,
+};
+// Which elements share a scale. kTensor: all. kToken: a row of X or dY. kOutputChannel: a row of W,
+// a column of dY. kInputChannel: a column of W or X. kGroup: `group` neighbours along the
+// contraction of the slot's GEMM. kTile: group x group elements.
+enum class Block : uint8_t { kTensor, kToken, kOutputChannel, kInputChannel, kGroup, kTile };
+// Scale rules; F, T and bounds are `scale_max`. kF32: F/amax. kP2: largest power of two with
+// amax*enc <= F. kCurrent(P2): F/amax decoded by fl(1/enc), P2 clears the mantissa. kDelayed: the
+// same from an amax history of `window`. kE8Floor, kE8Up: E8M0 of OCP MX, rounded down or up. kNv:
+// E4M3 per group and one FP32 per outer scope. kU53: the same with UE5M3. kQuartet: E8M0 from the
+// standard deviation. kA34: E8M0, elements times 3/4. kEden: kNv with corrected, stochastically
+// rounded group scales. kQuest: alpha * RMS of the row.
+enum class ScaleRule : uint8_t {
+  kNone,
+  kF32,
+  kP2,
+  kCurrent,
+  kCurrentP2,
+  kDelayed,
+  kE8Floor,
+  kE8Up,
+  kNv,
+  kU53,
+  kQuartet,
+  kA34,
+  kEden,
+  kQuest,
+};
 // Rounding to the element grid. The tie rules other than kEven exist for E2M1 only.
 enum class Round : uint8_t { kEven, kHalfUp, kAway, kZero, kSr24, kTe8 };
 // Where the operand comes from: kHp quantizes the BF16 source; kReuse takes the codes of the same
-// tensor's forward (or dgrad) slot.
-enum class Source : uint8_t { kHp, kReuse };
+// tensor's forward (or dgrad) slot; kRequant quantizes what those codes decode to.
+enum class Source : uint8_t { kHp, kReuse, kRequant };
 enum class OccScope : uint8_t { kTensor, kToken };
-// What happens to the clamped-off residual.
-enum class OccComp : uint8_t { kNone, kE4M3, kBf16 };
+// What happens to the clamped-off residual: lost; kept beside the codes in E4M3 or BF16; or kept as
+// wider integer codes on the row's own scale (half units, at most 127).
+enum class OccComp : uint8_t { kNone, kE4M3, kBf16, kWide };
 
 // Outlier clamping: quantile `alpha` of the signed values on both sides, residual compensated.
 struct Occ {
@@ -46,19 +81,66 @@ struct Occ {
   friend bool operator==(const Occ&, const Occ&) = default;
 };
 
+// Hadamard rotation of groups of `size` along the contraction; both operands of a GEMM share it.
+// size 0: none. kFixed: the sixteen signs of Transformer Engine, repeated. kFresh: signs drawn for
+// each call from (seed, step, stream of the GEMM).
+enum class Signs : uint8_t { kNone, kFixed, kFresh };
+struct Rotation {
+  int size = 0;
+  Signs signs = Signs::kNone;
+  friend bool operator==(const Rotation&, const Rotation&) = default;
+};
+
+// Alternatives tried per group; the smallest error wins, the first one on a tie. 0 ends the list.
+enum class ErrorMetric : uint8_t { kMse, kMae, kMax };
+struct Alternatives {
+  float maxima[2] = {0,
+                     0};  // element value the group's amax is mapped to: {6, 4} is "four over six"
+  ErrorMetric metric = ErrorMetric::kMse;
+  bool enabled() const { return maxima[1] > 0; }
+  friend bool operator==(const Alternatives&, const Alternatives&) = default;
+};
+
+// Second-level scale of kNv, kU53 and kEden: one for the tensor, or one per 1 x 128 of a row.
+enum class Outer : uint8_t { kTensor, k128 };
+// Which part goes to another format, its product added: the mean vector over tokens, or the
+// channels of largest norm (a share of them, rounded up to whole groups of 128).
+enum class Split : uint8_t { kNone, kMean, kChannels };
+enum class Mask : uint8_t { kNone, kBelow6, kTrust };
+// kEven, kUp (toward +inf), kStochastic: how a group scale is rounded to its own format.
+enum class ScaleRound : uint8_t { kEven, kUp, kStochastic };
+
 // One operand slot.
 struct Quant {
   Elem elem = Elem::kBf16;
   Block block = Block::kTensor;
+  int group = 0;  // of kGroup and kTile
   ScaleRule scale = ScaleRule::kNone;
-  float scale_max = 0;  // F of the scale rule
+  float scale_max = 0;       // F, T or bound of the scale rule
+  float scale_factor = 1;    // kEden: the factor of the element grid; kQuest: alpha
+  int correction_group = 0;  // kEden: elements of one correction factor, 16 or 128
+  ScaleRound scale_round = ScaleRound::kEven;
+  Outer outer = Outer::kTensor;
+  int window = 1;  // amax history length
   Round round = Round::kEven;
+  Rotation rotation;
   Occ pre;
+  Split split = Split::kNone;
+  float split_share = 0;          // of channels
+  Elem split_elem = Elem::kBf16;  // format of the split-off part
+  Alternatives alternatives;
+  bool recast_e4m3 = false;  // post e4m3_p2: decoded values cast to per-tensor E4M3
+  Mask mask = Mask::kNone;
+  bool fold = false;          // quantized after division by the other operand's outer scale
+  double fallback_error = 0;  // > 0: BF16 when the relative error of the tensor is above
   Source source = Source::kHp;
   friend bool operator==(const Quant&, const Quant&) = default;
 
   bool has_scale() const { return elem != Elem::kF32 && elem != Elem::kBf16; }
-  bool stochastic() const { return round == Round::kSr24 || round == Round::kTe8; }
+  bool stochastic() const {
+    return round == Round::kSr24 || round == Round::kTe8 ||
+           scale_round == ScaleRound::kStochastic || rotation.signs == Signs::kFresh;
+  }
 };
 
 // Xf, Wf feed fprop; Gd (dY), Wd feed dgrad; Gw (dY), Xw feed wgrad. The value is also the slot's
@@ -67,12 +149,24 @@ enum class Slot : uint8_t { kXf = 0, kWf = 1, kGd = 2, kWd = 3, kGw = 4, kXw = 5
 inline constexpr int kSlotCount = 6;
 const char* SlotName(Slot slot);  // "Xf", "Wf", ...
 
-// Gradient through the weight quantizer.
+// Gradient through the weight quantizer, on the axis of scaled values. kSte: 1. kDge: clipped power
+// derivative (arXiv 2501.17116). kPower, kSpline, kSigmoid: the surrogates of the design-space
+// study (arXiv 2509.17791), clipped to [0.5, 1e4].
+enum class Estimator : uint8_t { kSte, kDge, kPower, kSpline, kSigmoid };
+// Gradient through the scale's amax: left out; to the largest element; through a softmax both ways;
+// hard forward with a softmax backward.
+enum class MaxGradient : uint8_t { kIgnore, kAbsmax, kSoftmax, kSoftmaxBackward };
 struct WeightEstimator {
-  bool dge = false;  // false: straight-through
-  double k = 5;      // power of the surrogate
-  double clip = 3;   // upper bound of the derivative
+  Estimator kind = Estimator::kSte;
+  double k = 5;              // power of kDge and kPower
+  double clip = 3;           // upper bound of the DGE derivative
+  bool extrapolate = false;  // DGE below -6 continues the first interval, as MS-AMP's kernel does
+  double temperature = 0.5;  // of kSigmoid
+  MaxGradient max_gradient = MaxGradient::kIgnore;
+  double max_temperature = 1;  // of the softmax forms
   friend bool operator==(const WeightEstimator&, const WeightEstimator&) = default;
+
+  bool dge() const { return kind == Estimator::kDge; }
 };
 
 struct LinearRecipe {
@@ -88,10 +182,59 @@ struct LinearRecipe {
   bool SharesCodes(Slot s) const;
 };
 
+// The linear layers of a block, for overrides: bit i of a mask is kind i.
+enum class LinearKind : uint8_t { kQuery, kKey, kValue, kOutput, kGate, kUp, kDown };
+inline constexpr int kLinearKinds = 7;
+struct Override {
+  uint32_t kinds = 0;  // bits of LinearKind
+  // Blocks [first_block, last_block]; negative counts from the end (-1 is the last).
+  int first_block = 0;
+  int last_block = -1;
+  LinearRecipe linear;
+  friend bool operator==(const Override&, const Override&) = default;
+};
+
+// From a point of training on, these linear layers instead: at a share of the planned steps, or
+// when the gradient norm of a sampled step falls under noise_multiple times the norm of its
+// quantization error, whichever comes first. 0 switches a condition off.
+struct Stage {
+  double from_share = 0;      // (0, 1)
+  double noise_multiple = 0;  // sqrt(3) in arXiv 2505.19115
+  LinearRecipe linear;
+  friend bool operator==(const Stage&, const Stage&) = default;
+};
+
+// Periodic weight rule (TetraJet-v2 OsciReset): from `from_share` of the steps, every `period`
+// steps, elements whose quantized path over `window` steps is `ratio` times their own move take
+// their quantized value.
+struct WeightRule {
+  bool enabled = false;
+  double from_share = 0.6;
+  int period = 200;
+  int window = 50;
+  double ratio = 8;
+  friend bool operator==(const WeightRule&, const WeightRule&) = default;
+};
+
+// Precision of the optimizer's state and of gradients on the wire.
+enum class StateElem : uint8_t { kF32, kF16, kBf16, kE4M3 };
+struct StatePrecision {
+  StateElem m = StateElem::kF32;
+  StateElem v = StateElem::kF32;
+  StateElem master = StateElem::kF32;
+  friend bool operator==(const StatePrecision&, const StatePrecision&) = default;
+};
+enum class Communication : uint8_t { kF32, kBf16, kE4M3 };
+
 struct Recipe {
   std::string name;
   std::string summary;  // one sentence for people
   LinearRecipe linear;
+  std::vector<Override> overrides;  // later ones win
+  std::vector<Stage> stages;        // in order
+  WeightRule weight_rule;
+  StatePrecision state;
+  Communication communication = Communication::kF32;
   int bf16_blocks_first = 0;  // transformer blocks kept in BF16 at the start
   int bf16_blocks_last = 0;   // and at the end
   friend bool operator==(const Recipe&, const Recipe&) = default;

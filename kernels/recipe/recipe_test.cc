@@ -57,7 +57,7 @@ TEST(Recipe, PaperRowSaysWhatThePaperSays) {
   EXPECT_EQ(recipe.linear.Resolved(Slot::kWd).block, Block::kOutputChannel);
   EXPECT_EQ(recipe.linear.Resolved(Slot::kGw).elem, Elem::kE5M2);
   EXPECT_EQ(recipe.linear.Resolved(Slot::kGw).scale_max, 57344.0f);
-  EXPECT_TRUE(recipe.linear.weight_estimator.dge);
+  EXPECT_TRUE(recipe.linear.weight_estimator.dge());
   EXPECT_TRUE(recipe.rounds_to_bf16());
   EXPECT_FALSE(FindRecipe("fp32")->rounds_to_bf16());
 }
@@ -142,7 +142,7 @@ TEST(Recipe, RulesBetweenFieldsAreHeld) {
   ExpectRefused(WithXf(R"j({"elem":"e2m1","scale":"f32","pre":{"occ":{"alpha":0.2}}})j"), invalid,
                 "alpha");
   Recipe recipe = *FindRecipe("te_fp8_current");
-  recipe.linear.weight_estimator.dge = true;
+  recipe.linear.weight_estimator.kind = Estimator::kDge;
   EXPECT_EQ(ValidateRecipe(recipe).code(), invalid);
 }
 
@@ -153,7 +153,7 @@ TEST(Recipe, OmittedFieldsTakeTheDefaults) {
   EXPECT_EQ(xf.block, Block::kTensor);
   EXPECT_EQ(xf.round, Round::kEven);
   EXPECT_EQ(xf.scale_max, 448.0f);
-  EXPECT_FALSE(recipe->linear.weight_estimator.dge);
+  EXPECT_FALSE(recipe->linear.weight_estimator.dge());
 }
 
 TEST(Recipe, ExcludedBlocksAreBf16) {

@@ -106,7 +106,7 @@ TEST(Linear, EveryRecipeStaysNearFp32) {
     const double limit = recipe.name == "fp32" ? 0 : recipe.name == "bf16" ? 0.01 : 0.35;
     EXPECT_LE(RelativeError(d.y, exact.y), limit) << recipe.name;
     EXPECT_LE(RelativeError(d.dx, exact.dx), limit) << recipe.name;
-    if (!recipe.linear.weight_estimator.dge) {
+    if (!recipe.linear.weight_estimator.dge()) {
       EXPECT_LE(RelativeError(d.dw, exact.dw), limit) << recipe.name;
     }
   }

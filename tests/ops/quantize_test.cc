@@ -125,10 +125,9 @@ float EncOf(const Quant& quant, float amax) {
       return formats::ScaleCurrent(amax, quant.scale_max, false);
     case ScaleRule::kCurrentP2:
       return formats::ScaleCurrent(amax, quant.scale_max, true);
-    case ScaleRule::kNone:
-      break;
+    default:
+      return 1.0f;
   }
-  return 1.0f;
 }
 
 // The whole quantizer in the plainest form: sort for the bounds, one element at a time.
@@ -329,7 +328,7 @@ TEST(DgeAccumulate, MultipliesTheFinishedGradient) {
   const Quant quant = Make(Elem::kE2M1, Block::kOutputChannel, ScaleRule::kF32, 6);
   ASSERT_TRUE(backend->Quantize(quant, {}, {w.data(), 3, 600}, &codes, {}).ok());
   WeightEstimator estimator;
-  estimator.dge = true;
+  estimator.kind = Estimator::kDge;
   ASSERT_TRUE(backend
                   ->DgeAccumulate(estimator, {g.data(), 3, 600}, {w.data(), 3, 600}, codes,
                                   {gradient.data(), 3, 600})

@@ -82,7 +82,7 @@ int64_t DecodedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t t
   if (decoded(Slot::kWf) || decoded(Slot::kWd)) bytes += weight;
   if (decoded(Slot::kGd)) bytes += operand;
   if (decoded(Slot::kGw) && !recipe.SharesCodes(Slot::kGw)) bytes += operand;
-  if (recipe.weight_estimator.dge) bytes += weight;
+  if (recipe.weight_estimator.dge()) bytes += weight;
   return bytes;
 }
 
