@@ -50,14 +50,31 @@ void Buffer::Reset() {
 
 int64_t QuantizedTensor::code_row_bytes() const { return (cols * ElemBits(elem) + 7) / 8; }
 
+int64_t QuantizedTensor::scale_count() const {
+  const auto groups = [&](int64_t n) { return (n + group - 1) / group; };
+  if (block == Block::kTile) return groups(rows) * groups(cols);
+  if (block == Block::kGroup) {
+    return contraction == Axis::kCols ? rows * groups(cols) : cols * groups(rows);
+  }
+  return per_column() ? cols : (per_row() ? rows : 1);
+}
+
 int64_t QuantizedTensor::size_bytes() const {
   int64_t total = has_codes ? rows * code_row_bytes() : 0;
   if (scale != ScaleRule::kNone) total += scale_count() * 4;
   if (comp != OccComp::kNone) {
-    const int64_t value_bytes = comp == OccComp::kE4M3 ? 1 : 4;
+    const int64_t value_bytes = comp == OccComp::kBf16 ? 4 : 1;
     total += (rows + 1) * 4 + residual_count * (4 + value_bytes);
   }
   return total;
+}
+
+Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_context,
+                             const Quant& second, const QuantizeContext& second_context,
+                             ConstTensorView x, QuantizedTensor* first_out,
+                             QuantizedTensor* second_out) {
+  RETURN_IF_ERROR(Quantize(first, first_context, x, first_out, {}));
+  return Quantize(second, second_context, x, second_out, {});
 }
 
 Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, const BackendOptions& options) {

@@ -113,10 +113,12 @@ struct QuantizeContext {
   Axis contraction = Axis::kCols;
   // Stream of the rotation's signs, the same for both operands of a GEMM.
   uint32_t rotation_stream = 0;
-  // Folding: x is divided by these first (FP32 enc, one per element of the contraction axis),
-  // because the other operand's codes enter the GEMM without their scales. nullptr: nothing is
-  // folded.
-  const float* fold = nullptr;
+  // Folding: the other operand of the GEMM, whose codes enter it without their scales, so x is
+  // divided by them first: G = fl(bf16(x) / enc), enc of the other operand's scale group (one per
+  // element of the contraction axis). A group of zero codes makes G zero: its enc says nothing, and
+  // nothing of x there reaches the product. A quotient past the largest FP32 number counts as a
+  // non-finite amax. nullptr: nothing is folded.
+  const QuantizedTensor* fold = nullptr;
 };
 
 // A GEMM on integer codes (E2M1 in half units, INT4, INT8), scales applied to exact integer sums.
@@ -222,11 +224,16 @@ class Backend {
   // --- Quantization -----------------------------------------------------------------------------
   // x (R, C) rounded by `quant` into codes, scales and residual of `out` (buffers grown as needed).
   // x is rounded to BF16 first (except elem fp32, which is refused: there is nothing to quantize).
-  // `decoded` (R, C): what the codes mean, residual included, as FP32; data == nullptr skips it;
-  // may be x. Block kToken and kOutputChannel both mean one scale per row. A non-finite block amax
-  // gives scale 1 and raises out->nonfinite_amax.
+  // `decoded` (R, C): what the codes mean as x, residual included and folding undone, as FP32;
+  // data == nullptr skips it; may be x. Scale groups: QuantizedTensor::per_row and per_column. A
+  // non-finite block amax gives scale 1 and raises out->nonfinite_amax.
   virtual Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                           QuantizedTensor* out, TensorView decoded) = 0;
+  // Quantize of the same x twice: dY as dgrad and as wgrad need it. The same bits as two calls.
+  virtual Status QuantizeBoth(const Quant& first, const QuantizeContext& first_context,
+                              const Quant& second, const QuantizeContext& second_context,
+                              ConstTensorView x, QuantizedTensor* first_out,
+                              QuantizedTensor* second_out);
   // decoded (R, C) from codes, scales and residual; equal bit for bit to Quantize's.
   // FAILED_PRECONDITION when the codes were not kept.
   virtual Status Dequantize(const QuantizedTensor& x, TensorView decoded) = 0;

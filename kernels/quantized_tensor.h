@@ -43,6 +43,10 @@ struct QuantizedTensor {
   Buffer scale_codes;
   Buffer group_scale;
   Buffer outer_scale;
+  // Folded operands only: what x was divided by, one per element of the contraction axis; +Inf
+  // where the other operand's codes are all zero and nothing of x can matter.
+  Buffer fold;
+  bool folded = false;
   // One byte per element, 1 where the gradient passes; empty without a mask.
   Buffer mask;
 
@@ -57,8 +61,16 @@ struct QuantizedTensor {
   // Scale groups whose amax was NaN or Inf in the last Quantize.
   int64_t nonfinite_amax = 0;
 
-  bool per_row() const { return block != Block::kTensor; }
-  int64_t scale_count() const { return per_row() ? rows : 1; }
+  // Which stored elements share a scale. kOutputChannel is a row of W and, where the contraction
+  // runs over the rows, a column of dY.
+  bool per_column() const {
+    return block == Block::kInputChannel ||
+           (block == Block::kOutputChannel && contraction == Axis::kRows);
+  }
+  bool per_row() const {
+    return !per_column() && (block == Block::kToken || block == Block::kOutputChannel);
+  }
+  int64_t scale_count() const;
   int64_t code_row_bytes() const;
   // Bytes the present content needs (not the capacity): codes + scales + residual.
   int64_t size_bytes() const;
