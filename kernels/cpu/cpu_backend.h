@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/codes/reference.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace nibble::cpu {
@@ -111,7 +112,8 @@ class CpuBackend final : public Backend {
 
   // Workspaces, one per purpose so that operations may call each other.
   Buffer rope_table_, norm_partials_, attention_scratch_, attention_rounded_, gemm_a_, gemm_b_;
-  Buffer reduce_partials_, histogram_, row_stats_;
+  Buffer reduce_partials_, histogram_, row_stats_, code_scales_;
+  codes::ReferenceWorkspace code_reference_;
   int64_t rope_positions_ = 0;
   int64_t rope_head_dim_ = 0;
   double rope_theta_ = 0;

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// GEMMs on integer codes against a plain 64-bit loop, bit for bit: formats, transposes, scales,
+// folding, groups, outliers, accumulation, sizes and threads.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "base/strings.h"
+#include "kernels/backend.h"
+#include "kernels/formats/fp8.h"
+#include "kernels/formats/philox.h"
+
+namespace nibble {
+namespace {
+
+enum class Pattern { kRandom, kLargest, kAlternating };
+enum class Outliers { kNone, kWide, kE4M3, kBf16 };
+
+struct Spec {
+  Elem elem = Elem::kE2M1;
+  Block block = Block::kToken;
+  ScaleRule scale = ScaleRule::kF32;
+  int group = 0;
+  Pattern pattern = Pattern::kRandom;
+  Outliers outliers = Outliers::kNone;
+};
+
+// A quantized operand made by hand, and what it means.
+struct Operand {
+  QuantizedTensor tensor;
+  std::vector<int> codes;       // stored order, wide residual included
+  std::vector<float> residual;  // FP32 residual in stored order, 0 where there is none
+  std::vector<char> has_residual;
+  float unit = 1;
+};
+
+uint32_t Draw(uint32_t stream, int64_t i) {
+  return formats::RandomWord(77, 1, stream, static_cast<uint64_t>(i));
+}
+
+template <typename T>
+T* Grow(Backend& backend, Buffer& buffer, int64_t count) {
+  EXPECT_TRUE(buffer.Reserve(backend, count * static_cast<int64_t>(sizeof(T))).ok());
+  return static_cast<T*>(buffer.data());
+}
+
+constexpr int kE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+void FillCodes(Backend& backend, const Spec& spec, uint32_t stream, Operand* out) {
+  QuantizedTensor& x = out->tensor;
+  const int64_t row_bytes = x.code_row_bytes();
+  uint8_t* bytes = Grow<uint8_t>(backend, x.codes, x.rows * row_bytes);
+  std::memset(bytes, 0, static_cast<size_t>(x.rows * row_bytes));
+  out->unit = spec.elem == Elem::kE2M1 ? 0.5f : 1.0f;
+  for (int64_t i = 0; i < x.rows * x.cols; ++i) {
+    const bool negative = spec.pattern == Pattern::kAlternating && (i % x.cols + i / x.cols) % 2;
+    const uint32_t word = Draw(stream, i);
+    uint8_t* byte = bytes + i / x.cols * row_bytes;
+    if (spec.elem == Elem::kE2M1) {
+      const uint32_t code = spec.pattern == Pattern::kRandom ? word & 15u : (negative ? 15u : 7u);
+      byte[i % x.cols / 2] |= static_cast<uint8_t>(code << (i % x.cols % 2 * 4));
+      out->codes.push_back(kE2M1[code]);
+    } else {
+      int code = spec.pattern == Pattern::kRandom ? static_cast<int>(word % 255u) - 127
+                                                  : (negative ? -127 : 127);
+      byte[i % x.cols] = static_cast<uint8_t>(static_cast<int8_t>(code));
+      out->codes.push_back(code);
+    }
+  }
+  x.has_codes = true;
+}
+
+void FillOutliers(Backend& backend, const Spec& spec, uint32_t stream, Operand* out) {
+  QuantizedTensor& x = out->tensor;
+  out->residual.assign(out->codes.size(), 0.0f);
+  out->has_residual.assign(out->codes.size(), 0);
+  if (spec.outliers == Outliers::kNone) return;
+  x.comp = spec.outliers == Outliers::kWide
+               ? OccComp::kWide
+               : (spec.outliers == Outliers::kE4M3 ? OccComp::kE4M3 : OccComp::kBf16);
+  x.residual_enc = 4.0f;
+  int32_t* offsets = Grow<int32_t>(backend, x.residual_offsets, x.rows + 1);
+  int32_t* columns = Grow<int32_t>(backend, x.residual_columns, x.rows * x.cols);
+  uint8_t* values = Grow<uint8_t>(backend, x.residual_values, x.rows * x.cols * 4);
+  x.residual_count = 0;
+  for (int64_t i = 0; i < x.rows * x.cols; ++i) {
+    if (i % x.cols == 0) offsets[i / x.cols] = static_cast<int32_t>(x.residual_count);
+    const uint32_t word = Draw(stream + 100, i);
+    if (word % 17 > 1) continue;
+    const size_t at = static_cast<size_t>(i);
+    columns[x.residual_count] = static_cast<int32_t>(i % x.cols);
+    if (spec.outliers == Outliers::kWide) {
+      // The full code ends on -127, 127 or something random between.
+      const int full = word % 3 == 0 ? 127 : (word % 3 == 1 ? -127 : int(word >> 8) % 120);
+      int residual = full - out->codes[at];
+      if (residual < -127 || residual > 127) residual = 0;
+      reinterpret_cast<int8_t*>(values)[x.residual_count] = static_cast<int8_t>(residual);
+      out->codes[at] += residual;
+    } else if (spec.outliers == Outliers::kE4M3) {
+      const uint8_t code = static_cast<uint8_t>((word >> 9) % 0x7F);
+      values[x.residual_count] = code;
+      out->residual[at] = formats::DecodeE4M3(code) / x.residual_enc;
+    } else {
+      out->residual[at] = static_cast<float>(static_cast<int>(word >> 20) - 2048) * 0.37f;
+      reinterpret_cast<float*>(values)[x.residual_count] = out->residual[at];
+    }
+    out->has_residual[at] = 1;
+    ++x.residual_count;
+  }
+  offsets[x.rows] = static_cast<int32_t>(x.residual_count);
+}
+
+bool GroupScaled(ScaleRule rule) { return rule != ScaleRule::kF32 && rule != ScaleRule::kNone; }
+
+// Scales: any positive numbers do; those of NV groups are E4M3 values.
+void FillScales(Backend& backend, const Spec& spec, uint32_t stream, Operand* out) {
+  QuantizedTensor& x = out->tensor;
+  const int64_t count = x.rows * x.cols + x.rows + x.cols;
+  float* enc = Grow<float>(backend, x.enc, count);
+  float* group = Grow<float>(backend, x.group_scale, count);
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t word = Draw(stream + 200, i);
+    enc[i] = 0.01f + static_cast<float>(word >> 8) * 0x1p-22f;
+    group[i] = formats::DecodeE4M3(static_cast<uint8_t>(1 + word % 0x7D));
+    if (spec.scale == ScaleRule::kE8Up) {
+      group[i] = formats::BitsFloat((117u + word % 20) << 23);
+    }
+  }
+  Grow<float>(backend, x.outer_scale, 1)[0] = 0.0123f;
+}
+
+// `contraction_along_cols`: the axis this GEMM will sum over; the quantizer's axis is the same
+// unless `other_axis`.
+Operand MakeOperand(Backend& backend, const Spec& spec, int64_t extent, int64_t depth,
+                    bool contraction_along_cols, uint32_t stream, bool other_axis = false) {
+  Operand out;
+  QuantizedTensor& x = out.tensor;
+  x.rows = contraction_along_cols ? extent : depth;
+  x.cols = contraction_along_cols ? depth : extent;
+  x.elem = spec.elem;
+  x.block = spec.block;
+  x.scale = spec.scale;
+  x.group = spec.group;
+  x.contraction = contraction_along_cols != other_axis ? Axis::kCols : Axis::kRows;
+  FillCodes(backend, spec, stream, &out);
+  FillOutliers(backend, spec, stream, &out);
+  FillScales(backend, spec, stream, &out);
+  return out;
+}
+
+// How one side enters the oracle.
+struct Side {
+  const Operand& operand;
+  bool along_cols;  // contraction along stored rows
+  bool fold;
+
+  size_t At(int64_t i, int64_t k) const {
+    return static_cast<size_t>(along_cols ? i * operand.tensor.cols + k
+                                          : k * operand.tensor.cols + i);
+  }
+  bool grouped() const {
+    const Block block = operand.tensor.block;
+    return !fold && (block == Block::kGroup || block == Block::kTile);
+  }
+  float Outer(int64_t i) const {
+    const QuantizedTensor& x = operand.tensor;
+    if (fold || x.scale == ScaleRule::kNone) return operand.unit;
+    const float* enc = static_cast<const float*>(x.enc.data());
+    if (x.scale == ScaleRule::kNv) {
+      return operand.unit * static_cast<const float*>(x.outer_scale.data())[0];
+    }
+    if (grouped()) return operand.unit;
+    return operand.unit / enc[x.block == Block::kTensor ? 0 : i];
+  }
+  float Group(int64_t i, int64_t g, int64_t depth) const {
+    if (!grouped()) return 1.0f;
+    const QuantizedTensor& x = operand.tensor;
+    const int64_t size = x.group;
+    int64_t index = i * ((depth + size - 1) / size) + g;
+    if (x.block == Block::kTile) {
+      const int64_t across = (x.cols + size - 1) / size;
+      index = along_cols ? i / size * across + g : g * across + i / size;
+    }
+    if (GroupScaled(x.scale)) return static_cast<const float*>(x.group_scale.data())[index];
+    return 1.0f / static_cast<const float*>(x.enc.data())[index];
+  }
+};
+
+float Expected(const Side& a, const Side& b, int64_t i, int64_t j, int64_t depth) {
+  const int64_t group = a.grouped()   ? a.operand.tensor.group
+                        : b.grouped() ? b.operand.tensor.group
+                                      : 0;
+  const int64_t span = group > 0 ? group : depth;
+  float y = 0;
+  for (int64_t g = 0; g * span < depth; ++g) {
+    int64_t sum = 0;
+    for (int64_t k = g * span; k < std::min(depth, (g + 1) * span); ++k) {
+      sum += int64_t{a.operand.codes[a.At(i, k)]} * b.operand.codes[b.At(j, k)];
+    }
+    if (group == 0) {
+      y = static_cast<float>(sum);
+    } else {
+      const float factor = a.Group(i, g, depth) * b.Group(j, g, depth);
+      const float term = static_cast<float>(sum) * factor;
+      y += term;
+    }
+  }
+  y *= a.Outer(i);
+  const OccComp comp = a.operand.tensor.comp;
+  if (comp == OccComp::kE4M3 || comp == OccComp::kBf16) {
+    float correction = 0;
+    for (int64_t k = 0; k < depth; ++k) {
+      if (!a.operand.has_residual[a.At(i, k)]) continue;
+      float w = static_cast<float>(b.operand.codes[b.At(j, k)]);
+      if (group > 0) w *= b.Group(j, k / group, depth);
+      const float term = a.operand.residual[a.At(i, k)] * w;
+      correction += term;
+    }
+    y += correction;
+  }
+  return y * b.Outer(j);
+}
+
+struct Case {
+  Spec left, right;
+  bool transpose_a = false;
+  bool transpose_b = true;
+  bool fold_a = false;
+  bool fold_b = false;
+  bool accumulate = false;
+};
+
+// Every path and thread count must give the oracle's bits.
+struct Runner {
+  explicit Runner(Support p, int threads = 2) : path(p) {
+    BackendOptions options;
+    options.threads = threads;
+    backend = std::move(*MakeBackend("cpu", options));
+  }
+
+  void Check(const Case& c, int64_t m, int64_t n, int64_t k) {
+    SCOPED_TRACE(StrFormat("m %lld n %lld k %lld", static_cast<long long>(m),
+                           static_cast<long long>(n), static_cast<long long>(k)));
+    const Operand a = MakeOperand(*backend, c.left, m, k, !c.transpose_a, 1, c.fold_a);
+    const Operand b = MakeOperand(*backend, c.right, n, k, c.transpose_b, 2, c.fold_b);
+    QuantizedGemmParams params;
+    params.transpose_a = c.transpose_a ? Transpose::kYes : Transpose::kNo;
+    params.transpose_b = c.transpose_b ? Transpose::kYes : Transpose::kNo;
+    params.fold_a = c.fold_a;
+    params.fold_b = c.fold_b;
+    params.accumulate = c.accumulate;
+    params.path = path;
+    std::vector<float> out(static_cast<size_t>(m * n), 0.75f);
+    const Status status = backend->QuantizedGemm(params, a.tensor, b.tensor, {out.data(), m, n});
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    const Side left{a, !c.transpose_a, c.fold_a};
+    const Side right{b, c.transpose_b, c.fold_b};
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        float want = Expected(left, right, i, j, k);
+        if (c.accumulate) want = 0.75f + want;
+        const float got = out[static_cast<size_t>(i * n + j)];
+        ASSERT_EQ(formats::FloatBits(got), formats::FloatBits(want))
+            << "(" << i << ", " << j << "): " << got << " instead of " << want;
+      }
+    }
+  }
+
+  Support path;
+  std::unique_ptr<Backend> backend;
+};
+
+constexpr int64_t kSizes[][3] = {{1, 1, 1},     {1, 17, 3},   {7, 1, 31},    {2, 2, 2},
+                                 {5, 13, 8},    {16, 16, 16}, {33, 49, 127}, {8, 48, 64},
+                                 {23, 97, 449}, {65, 31, 961}};
+
+// The three products of a linear layer.
+std::vector<Case> Products(const Spec& left, const Spec& right) {
+  std::vector<Case> cases(3, {left, right});
+  cases[1].transpose_b = false;
+  cases[2].transpose_a = true;
+  cases[2].transpose_b = false;
+  return cases;
+}
+
+class CodeGemm : public testing::TestWithParam<Support> {
+ protected:
+  void CheckAll(const Case& c) {
+    for (const auto& size : kSizes) runner_.Check(c, size[0], size[1], size[2]);
+  }
+  Runner runner_{GetParam()};
+};
+
+TEST_P(CodeGemm, EveryPairOfFormatsAndPatternEqualsTheIntegerLoop) {
+  for (const Elem left : {Elem::kE2M1, Elem::kInt8}) {
+    for (const Elem right : {Elem::kE2M1, Elem::kInt8}) {
+      for (const Pattern pattern : {Pattern::kRandom, Pattern::kLargest, Pattern::kAlternating}) {
+        Spec a, b;
+        a.elem = left;
+        b.elem = right;
+        a.pattern = pattern;
+        b.pattern = pattern == Pattern::kAlternating ? Pattern::kLargest : pattern;
+        for (const Case& c : Products(a, b)) CheckAll(c);
+      }
+    }
+  }
+}
+
+TEST_P(CodeGemm, FoldedOperandsEnterWithoutTheirScales) {
+  for (Case c : Products({}, {})) {
+    c.fold_b = true;
+    CheckAll(c);
+    c.left.elem = Elem::kInt8;
+    CheckAll(c);
+    c.fold_a = true;
+    CheckAll(c);
+  }
+}
+
+TEST_P(CodeGemm, TensorScalesAndAccumulation) {
+  Spec tensor;
+  tensor.block = Block::kTensor;
+  for (Case c : Products(tensor, {})) {
+    c.accumulate = true;
+    CheckAll(c);
+  }
+}
+
+TEST_P(CodeGemm, WideOutliersCountWithTheirFullCode) {
+  Spec wide;
+  wide.outliers = Outliers::kWide;
+  Spec integers;
+  integers.elem = Elem::kInt8;
+  for (const Case& c : Products(wide, {})) CheckAll(c);
+  for (const Case& c : Products({}, wide)) CheckAll(c);
+  for (const Case& c : Products(integers, wide)) CheckAll(c);
+  wide.pattern = Pattern::kLargest;
+  integers.pattern = Pattern::kLargest;
+  for (const Case& c : Products(integers, wide)) CheckAll(c);
+  for (const Case& c : Products(wide, wide)) CheckAll(c);
+}
+
+TEST_P(CodeGemm, GroupScalesAreAppliedInAscendingOrder) {
+  for (const int group : {16, 32, 128}) {
+    for (const ScaleRule rule : {ScaleRule::kNv, ScaleRule::kE8Up, ScaleRule::kF32}) {
+      Spec spec;
+      spec.block = Block::kGroup;
+      spec.group = group;
+      spec.scale = rule;
+      Spec tiles = spec;
+      tiles.block = Block::kTile;
+      for (const Case& c : Products(spec, spec)) CheckAll(c);
+      for (const Case& c : Products(spec, tiles)) CheckAll(c);
+      // One side with groups, the other with one scale per row.
+      for (const Case& c : Products({}, spec)) CheckAll(c);
+    }
+  }
+}
+
+TEST_P(CodeGemm, GroupsOfIntegersAndWideCodes) {
+  Spec spec;
+  spec.block = Block::kGroup;
+  spec.group = 32;
+  Spec integers = spec;
+  integers.elem = Elem::kInt8;
+  Spec wide = spec;
+  wide.outliers = Outliers::kWide;
+  for (Case c : Products(integers, spec)) {
+    c.accumulate = true;
+    CheckAll(c);
+  }
+  for (const Case& c : Products(wide, spec)) CheckAll(c);
+  for (const Case& c : Products(integers, integers)) CheckAll(c);
+}
+
+TEST_P(CodeGemm, ResidualsOfTheLeftOperandAreAddedInColumnOrder) {
+  for (const Outliers outliers : {Outliers::kE4M3, Outliers::kBf16}) {
+    Case c;
+    c.left.outliers = outliers;
+    CheckAll(c);
+    c.accumulate = true;
+    c.transpose_b = false;
+    CheckAll(c);
+    c.left.block = c.right.block = Block::kGroup;
+    c.left.group = c.right.group = 16;
+    CheckAll(c);
+  }
+}
+
+TEST_P(CodeGemm, LongContractionsStayExact) {
+  Case c;
+  c.left.pattern = c.right.pattern = Pattern::kLargest;
+  runner_.Check(c, 5, 17, 9001);
+  c.left.elem = Elem::kInt8;
+  runner_.Check(c, 5, 17, 9001);
+  c.right.elem = Elem::kInt8;
+  runner_.Check(c, 5, 17, 9001);
+  c.right.pattern = Pattern::kRandom;
+  c.transpose_b = false;
+  runner_.Check(c, 3, 5, 20011);
+}
+
+TEST_P(CodeGemm, OneThreadAndThreeGiveTheSameBits) {
+  Case c;
+  c.left.outliers = Outliers::kWide;
+  for (const int threads : {1, 3}) Runner(GetParam(), threads).Check(c, 301, 257, 200);
+}
+
+TEST_P(CodeGemm, EmptyProducts) {
+  runner_.Check({}, 0, 5, 3);
+  runner_.Check({}, 5, 0, 3);
+  runner_.Check({}, 5, 7, 0);
+}
+
+TEST_P(CodeGemm, RefusesWhatItCannotMultiply) {
+  Backend& backend = *runner_.backend;
+  std::vector<float> out(64);
+  QuantizedGemmParams params;
+  params.transpose_b = Transpose::kYes;
+  params.path = GetParam();
+  const auto run = [&](const QuantizedTensor& a, const QuantizedTensor& b) {
+    return backend.QuantizedGemm(params, a, b, {out.data(), 8, 8});
+  };
+  Operand a = MakeOperand(backend, {}, 8, 16, true, 1);
+  Operand b = MakeOperand(backend, {}, 8, 16, true, 2);
+  ASSERT_TRUE(run(a.tensor, b.tensor).ok());
+  b.tensor.contraction = Axis::kRows;
+  Status status = run(a.tensor, b.tensor);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("lie along the contraction"), std::string::npos);
+  params.fold_b = true;
+  EXPECT_TRUE(run(a.tensor, b.tensor).ok());
+  params.fold_b = false;
+  b.tensor.elem = Elem::kE4M3;
+  EXPECT_EQ(run(a.tensor, b.tensor).code(), StatusCode::kUnimplemented);
+  b = MakeOperand(backend, {}, 8, 24, true, 2);
+  EXPECT_EQ(run(a.tensor, b.tensor).code(), StatusCode::kInvalidArgument);
+  b = MakeOperand(backend, {}, 8, 16, true, 2);
+  b.tensor.has_codes = false;
+  EXPECT_EQ(run(a.tensor, b.tensor).code(), StatusCode::kFailedPrecondition);
+  b.tensor.has_codes = true;
+  a.tensor.block = b.tensor.block = Block::kGroup;
+  a.tensor.group = 16;
+  b.tensor.group = 8;
+  EXPECT_EQ(run(a.tensor, b.tensor).code(), StatusCode::kInvalidArgument);
+  Spec residual;
+  residual.outliers = Outliers::kE4M3;
+  b = MakeOperand(backend, residual, 8, 16, true, 2);
+  a = MakeOperand(backend, {}, 8, 16, true, 1);
+  EXPECT_EQ(run(a.tensor, b.tensor).code(), StatusCode::kUnimplemented);
+}
+
+INSTANTIATE_TEST_SUITE_P(Reference, CodeGemm, testing::Values(Support::kReference));
+
+}  // namespace
+}  // namespace nibble
