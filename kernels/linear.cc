@@ -8,21 +8,6 @@
 namespace nibble {
 namespace {
 
-uint32_t StreamOf(uint32_t layer, Slot slot) { return layer * 8 + static_cast<uint32_t>(slot); }
-
-QuantizeContext ContextOf(const LinearStep& step, uint32_t layer, Slot slot) {
-  QuantizeContext context;
-  context.seed = step.seed;
-  context.step = step.step;
-  context.stream = StreamOf(layer, slot);
-  return context;
-}
-
-// The slot whose quantized copy serves `slot`.
-Slot Holder(const LinearRecipe& recipe, Slot slot, Slot forward) {
-  return recipe.SharesCodes(slot) ? forward : slot;
-}
-
 double GradientToNoise(const QuantizationHealth& health) {
   if (health.elements == 0) return 0;
   if (health.noise_norm == 0) return kMaxGradientToNoise;
@@ -30,14 +15,6 @@ double GradientToNoise(const QuantizationHealth& health) {
 }
 
 }  // namespace
-
-int64_t LinearWorkspace::size_bytes() const {
-  int64_t total = gradient_codes_.enc.capacity_bytes();
-  for (const Buffer* buffer : {&input_, &weight_, &gradient_, &gradient_wgrad_, &product_}) {
-    total += buffer->capacity_bytes();
-  }
-  return total;
-}
 
 LinearInput::LinearInput(LinearWorkspace* workspace, const LinearRecipe& recipe, uint32_t layer)
     : workspace_(*workspace), recipe_(recipe), layer_(layer) {}
@@ -47,20 +24,6 @@ bool LinearInput::BorrowsSource(const LinearRecipe& recipe) {
 }
 bool LinearInput::borrows_source() const { return BorrowsSource(recipe_); }
 
-Status LinearInput::QuantizeSlot(const LinearStep& step, Slot slot, ConstTensorView x,
-                                 QuantizedTensor* out) {
-  Backend& backend = workspace_.backend_;
-  ASSIGN_OR_RETURN(const TensorView decoded, workspace_.input_.View(backend, rows_, cols_));
-  workspace_.input_content_ = {};
-  RETURN_IF_ERROR(
-      backend.Quantize(recipe_.slot(slot), ContextOf(step, layer_, slot), x, out, decoded));
-  workspace_.input_content_ = {stamp_, slot};
-  if (step.measure_health && slot == Slot::kXf) {
-    ASSIGN_OR_RETURN(health_, backend.MeasureHealth(x, *out, decoded));
-  }
-  return OkStatus();
-}
-
 Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
   if (x.rows <= 0 || x.cols <= 0) {
     return InvalidArgumentError(StrFormat("linear input is (%lld, %lld); expected at least (1, 1)",
@@ -69,59 +32,29 @@ Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
   }
   rows_ = x.rows;
   cols_ = x.cols;
-  stamp_ = workspace_.NextStamp();
-  source_ = borrows_source() ? x : ConstTensorView();
   // Xw first, so that the forward operand is what the workspace holds when Forward comes.
-  if (!recipe_.SharesCodes(Slot::kXw) && recipe_.slot(Slot::kXw).has_scale()) {
-    RETURN_IF_ERROR(QuantizeSlot(step, Slot::kXw, x, &wgrad_));
+  if (!recipe_.SharesCodes(Slot::kXw)) {
+    RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, Slot::kXw, layer_, step, nullptr, {}, x));
   }
-  if (recipe_.slot(Slot::kXf).has_scale()) {
-    RETURN_IF_ERROR(QuantizeSlot(step, Slot::kXf, x, &forward_));
-  }
-  return OkStatus();
+  OperandForms forms;
+  forms.decoded = !FormOf(workspace_.backend(), recipe_, kFprop, rows_, 0, cols_).on_codes;
+  forms.health = step.measure_health;
+  return forward_.Make(workspace_, recipe_, Slot::kXf, layer_, step, nullptr, forms, x);
 }
 
-Result<ConstTensorView> LinearInput::Operand(Slot slot) {
-  if (stamp_ == 0) return FailedPreconditionError("linear input used before Set");
-  const Slot holder = Holder(recipe_, slot, Slot::kXf);
-  const Quant& quant = recipe_.slot(holder);
-  if (quant.elem == Elem::kF32) return source_;
-  Backend& backend = workspace_.backend_;
-  ASSIGN_OR_RETURN(const TensorView decoded, workspace_.input_.View(backend, rows_, cols_));
-  const LinearWorkspace::Content wanted{stamp_, holder};
-  if (workspace_.input_content_ == wanted) return ConstTensorView(decoded);
-  workspace_.input_content_ = {};
-  if (quant.elem == Elem::kBf16) {
-    RETURN_IF_ERROR(backend.RoundToBf16(source_, decoded));
-  } else {
-    RETURN_IF_ERROR(backend.Dequantize(holder == Slot::kXf ? forward_ : wgrad_, decoded));
-  }
-  workspace_.input_content_ = wanted;
-  return ConstTensorView(decoded);
+Result<SlotOperand*> LinearInput::Operand(Slot slot) {
+  if (!forward_.made()) return FailedPreconditionError("linear input used before Set");
+  return slot == Slot::kXf || recipe_.SharesCodes(slot) ? &forward_ : &wgrad_;
 }
 
-int64_t LinearInput::saved_bytes() const {
-  if (stamp_ == 0) return 0;
-  int64_t total = 0;
-  if (recipe_.slot(Slot::kXf).has_scale()) total += forward_.size_bytes();
-  if (!recipe_.SharesCodes(Slot::kXw) && recipe_.slot(Slot::kXw).has_scale()) {
-    total += wgrad_.size_bytes();
-  }
-  return total;
-}
-
-int64_t LinearInput::nonfinite_amax() const {
-  return forward_.nonfinite_amax + wgrad_.nonfinite_amax;
-}
+int64_t LinearInput::saved_bytes() const { return forward_.saved_bytes() + wgrad_.saved_bytes(); }
 
 QuantizedLinear::QuantizedLinear(LinearWorkspace* workspace, const LinearRecipe& recipe,
                                  uint32_t layer)
     : workspace_(*workspace), recipe_(recipe), layer_(layer) {}
 
 int64_t QuantizedLinear::quantized_weight_bytes() const {
-  return stamp_ == 0 ? 0
-                     : (weight_.rows > 0 ? weight_.size_bytes() : 0) +
-                           (weight_dgrad_.rows > 0 ? weight_dgrad_.size_bytes() : 0);
+  return weight_.saved_bytes() + weight_dgrad_.saved_bytes();
 }
 
 Status QuantizedLinear::CheckShapes(const char* op, const LinearInput& input,
@@ -137,99 +70,83 @@ Status QuantizedLinear::CheckShapes(const char* op, const LinearInput& input,
       static_cast<long long>(y.rows), static_cast<long long>(y.cols)));
 }
 
-Status QuantizedLinear::QuantizeWeight(const LinearStep& step, Slot slot, ConstTensorView weight,
-                                       QuantizedTensor* out) {
-  Backend& backend = workspace_.backend_;
-  ASSIGN_OR_RETURN(const TensorView decoded,
-                   workspace_.weight_.View(backend, weight.rows, weight.cols));
-  workspace_.weight_content_ = {};
-  RETURN_IF_ERROR(
-      backend.Quantize(recipe_.slot(slot), ContextOf(step, layer_, slot), weight, out, decoded));
-  workspace_.weight_content_ = {stamp_, slot};
-  nonfinite_amax_ += out->nonfinite_amax;
-  return OkStatus();
-}
-
 Status QuantizedLinear::PrepareWeight(const LinearStep& step, ConstTensorView weight,
                                       uint64_t version) {
-  if (stamp_ != 0 && version == version_) return OkStatus();
-  stamp_ = workspace_.NextStamp();
+  // Without codes there is nothing to cache: the operand borrows the weight of this call.
+  const bool cached = weight_.made() && version == version_;
   version_ = version;
-  if (!recipe_.SharesCodes(Slot::kWd) && recipe_.slot(Slot::kWd).has_scale()) {
-    RETURN_IF_ERROR(QuantizeWeight(step, Slot::kWd, weight, &weight_dgrad_));
+  if (!recipe_.SharesCodes(Slot::kWd) && !(cached && weight_dgrad_.has_codes())) {
+    RETURN_IF_ERROR(
+        weight_dgrad_.Make(workspace_, recipe_, Slot::kWd, layer_, step, nullptr, {}, weight));
+    nonfinite_amax_ += weight_dgrad_.nonfinite_amax();
   }
-  if (recipe_.slot(Slot::kWf).has_scale()) {
-    RETURN_IF_ERROR(QuantizeWeight(step, Slot::kWf, weight, &weight_));
-  }
+  if (cached && weight_.has_codes()) return OkStatus();
+  OperandForms forms;
+  forms.decoded =
+      !FormOf(workspace_.backend(), recipe_, kFprop, 0, weight.rows, weight.cols).on_codes;
+  RETURN_IF_ERROR(
+      weight_.Make(workspace_, recipe_, Slot::kWf, layer_, step, nullptr, forms, weight));
+  nonfinite_amax_ += weight_.nonfinite_amax();
   return OkStatus();
-}
-
-Result<ConstTensorView> QuantizedLinear::WeightOperand(Slot slot, ConstTensorView weight) {
-  const Slot holder = Holder(recipe_, slot, Slot::kWf);
-  const Quant& quant = recipe_.slot(holder);
-  if (quant.elem == Elem::kF32) return weight;
-  Backend& backend = workspace_.backend_;
-  ASSIGN_OR_RETURN(const TensorView decoded,
-                   workspace_.weight_.View(backend, weight.rows, weight.cols));
-  const LinearWorkspace::Content wanted{stamp_, holder};
-  if (workspace_.weight_content_ == wanted) return ConstTensorView(decoded);
-  workspace_.weight_content_ = {};
-  if (quant.elem == Elem::kBf16) {
-    RETURN_IF_ERROR(backend.RoundToBf16(weight, decoded));
-  } else {
-    RETURN_IF_ERROR(backend.Dequantize(holder == Slot::kWf ? weight_ : weight_dgrad_, decoded));
-  }
-  workspace_.weight_content_ = wanted;
-  return ConstTensorView(decoded);
 }
 
 Status QuantizedLinear::Forward(const LinearStep& step, LinearInput& input, ConstTensorView weight,
                                 uint64_t weight_version, TensorView y) {
   RETURN_IF_ERROR(CheckShapes("linear forward", input, weight, y));
   RETURN_IF_ERROR(PrepareWeight(step, weight, weight_version));
-  ASSIGN_OR_RETURN(const ConstTensorView x, input.Operand(Slot::kXf));
-  ASSIGN_OR_RETURN(const ConstTensorView w, WeightOperand(Slot::kWf, weight));
-  Backend& backend = workspace_.backend_;
-  if (step.measure_health && recipe_.slot(Slot::kWf).has_scale()) {
-    ASSIGN_OR_RETURN(health_.weight, backend.MeasureHealth(weight, weight_, w));
+  ASSIGN_OR_RETURN(SlotOperand* const x, input.Operand(Slot::kXf));
+  Backend& backend = workspace_.backend();
+  if (step.measure_health && weight_.has_codes()) {
+    ASSIGN_OR_RETURN(const ConstTensorView decoded, weight_.Decoded(workspace_));
+    ASSIGN_OR_RETURN(health_.weight, backend.MeasureHealth(weight, weight_.codes(), decoded));
   }
-  return backend.Gemm(GemmMode::kF32, x, Transpose::kNo, w, Transpose::kYes, false, y);
+  const ProductForm form = FormOf(backend, recipe_, kFprop, y.rows, y.cols, weight.cols);
+  return Multiply(workspace_, recipe_, kFprop, form, *x, weight_, false, y);
 }
 
-Result<ConstTensorView> QuantizedLinear::GradientOperand(Slot slot, const LinearStep& step,
-                                                         ConstTensorView dy, Buffer& buffer) {
-  const Quant& quant = recipe_.slot(slot);
-  if (quant.elem == Elem::kF32) return dy;
-  Backend& backend = workspace_.backend_;
-  ASSIGN_OR_RETURN(const TensorView decoded, buffer.View(backend, dy.rows, dy.cols));
-  if (quant.elem == Elem::kBf16) {
-    RETURN_IF_ERROR(backend.RoundToBf16(dy, decoded));
-    return ConstTensorView(decoded);
+Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductForm& dgrad,
+                                         const ProductForm& wgrad, const SlotOperand& input,
+                                         ConstTensorView dy) {
+  SlotOperand& gd = workspace_.gradient(Slot::kGd);
+  SlotOperand& gw = workspace_.gradient(Slot::kGw);
+  const SlotOperand& weight = Weight(Slot::kWd);
+  const bool shared = recipe_.SharesCodes(Slot::kGw);
+  if (!shared && dgrad.on_codes && wgrad.on_codes && !step.measure_health) {
+    RETURN_IF_ERROR(
+        SlotOperand::MakeBoth(workspace_, recipe_, layer_, step, weight, input, dy, &gd, &gw));
+    nonfinite_amax_ += gd.nonfinite_amax() + gw.nonfinite_amax();
+    return OkStatus();
   }
-  QuantizedTensor& codes = workspace_.gradient_codes_;
-  QuantizeContext context = ContextOf(step, layer_, slot);
-  context.keep_codes = false;
-  RETURN_IF_ERROR(backend.Quantize(quant, context, dy, &codes, decoded));
-  nonfinite_amax_ += codes.nonfinite_amax;
-  if (step.measure_health && slot == Slot::kGd) {
-    ASSIGN_OR_RETURN(health_.gradient, backend.MeasureHealth(dy, codes, decoded));
+  // dY is used at once: the codes are kept only where a product multiplies them.
+  OperandForms forms;
+  forms.codes = dgrad.on_codes || (shared && wgrad.on_codes);
+  forms.decoded = !dgrad.on_codes || (shared && !wgrad.on_codes);
+  forms.health = step.measure_health;
+  RETURN_IF_ERROR(gd.Make(workspace_, recipe_, Slot::kGd, layer_, step, &weight, forms, dy));
+  nonfinite_amax_ += gd.nonfinite_amax();
+  if (forms.health && gd.has_codes()) {
+    health_.gradient = gd.health();
     health_.gradient_to_noise = GradientToNoise(health_.gradient);
   }
-  return ConstTensorView(decoded);
+  if (shared) return OkStatus();
+  forms.codes = wgrad.on_codes;
+  forms.decoded = !wgrad.on_codes;
+  RETURN_IF_ERROR(gw.Make(workspace_, recipe_, Slot::kGw, layer_, step, &input, forms, dy));
+  nonfinite_amax_ += gw.nonfinite_amax();
+  if (forms.health && gw.has_codes()) health_.gradient_wgrad = gw.health();
+  return OkStatus();
 }
 
-Status QuantizedLinear::WeightGradient(ConstTensorView gradient, ConstTensorView input,
-                                       ConstTensorView weight, TensorView dweight) {
-  Backend& backend = workspace_.backend_;
+Status QuantizedLinear::WeightGradient(const ProductForm& form, SlotOperand& gradient,
+                                       SlotOperand& input, ConstTensorView weight,
+                                       TensorView dweight) {
   if (!recipe_.weight_estimator.dge()) {
-    return backend.Gemm(GemmMode::kF32, gradient, Transpose::kYes, input, Transpose::kNo, true,
-                        dweight);
+    return Multiply(workspace_, recipe_, kWgrad, form, gradient, input, true, dweight);
   }
-  ASSIGN_OR_RETURN(const TensorView product,
-                   workspace_.product_.View(backend, dweight.rows, dweight.cols));
-  RETURN_IF_ERROR(backend.Gemm(GemmMode::kF32, gradient, Transpose::kYes, input, Transpose::kNo,
-                               false, product));
-  return backend.DgeAccumulate(recipe_.weight_estimator, product, weight, weight_, dweight);
+  ASSIGN_OR_RETURN(const TensorView product, workspace_.Product(dweight.rows, dweight.cols));
+  RETURN_IF_ERROR(Multiply(workspace_, recipe_, kWgrad, form, gradient, input, false, product));
+  return workspace_.backend().DgeAccumulate(recipe_.weight_estimator, product, weight,
+                                            weight_.codes(), dweight);
 }
 
 Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, LinearInput& input,
@@ -243,45 +160,34 @@ Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, Lin
         static_cast<long long>(weight.rows), static_cast<long long>(weight.cols)));
   }
   RETURN_IF_ERROR(PrepareWeight(step, weight, weight_version));
-  Backend& backend = workspace_.backend_;
-  ASSIGN_OR_RETURN(const ConstTensorView gd,
-                   GradientOperand(Slot::kGd, step, dy, workspace_.gradient_));
+  ASSIGN_OR_RETURN(SlotOperand* const x, input.Operand(Slot::kXw));
+  const Backend& backend = workspace_.backend();
+  const ProductForm dgrad = FormOf(backend, recipe_, kDgrad, dy.rows, weight.cols, weight.rows);
+  const ProductForm wgrad = FormOf(backend, recipe_, kWgrad, weight.rows, weight.cols, dy.rows);
+  RETURN_IF_ERROR(PrepareGradients(step, dgrad, wgrad, *x, dy));
+  SlotOperand& gd = workspace_.gradient(Slot::kGd);
   if (dx.data != nullptr) {
-    ASSIGN_OR_RETURN(const ConstTensorView w, WeightOperand(Slot::kWd, weight));
     RETURN_IF_ERROR(
-        backend.Gemm(GemmMode::kF32, gd, Transpose::kNo, w, Transpose::kNo, accumulate_dx, dx));
+        Multiply(workspace_, recipe_, kDgrad, dgrad, gd, Weight(Slot::kWd), accumulate_dx, dx));
   }
-  ConstTensorView gw = gd;
-  if (!recipe_.SharesCodes(Slot::kGw)) {
-    ASSIGN_OR_RETURN(gw, GradientOperand(Slot::kGw, step, dy, workspace_.gradient_wgrad_));
-  }
-  ASSIGN_OR_RETURN(const ConstTensorView x, input.Operand(Slot::kXw));
-  return WeightGradient(gw, x, weight, dweight);
+  SlotOperand& gw = recipe_.SharesCodes(Slot::kGw) ? gd : workspace_.gradient(Slot::kGw);
+  return WeightGradient(wgrad, gw, *x, weight, dweight);
 }
 
 Result<LinearPaths> PathsOf(const Backend& backend, const LinearRecipe& recipe, int64_t tokens,
                             int64_t in, int64_t out) {
-  const auto path = [&](const char* gemm, Slot left, Slot right, int64_t rows, int64_t cols,
-                        int64_t depth) -> Result<Support> {
-    OpQuery query{Op::kQuantizedGemm,
-                  recipe.Resolved(left).elem,
-                  recipe.Resolved(right).elem,
-                  rows,
-                  cols,
-                  depth};
-    if (!recipe.Resolved(left).has_scale() && !recipe.Resolved(right).has_scale()) {
-      query.op = Op::kGemm;
-    }
-    const Support support = backend.Supports(query);
-    if (support != Support::kNone) return support;
+  const auto form_of = [&](const LinearProduct& product, int64_t rows, int64_t cols,
+                           int64_t depth) -> Result<ProductForm> {
+    const ProductForm form = FormOf(backend, recipe, product, rows, cols, depth);
+    if (form.support != Support::kNone) return form;
     return UnimplementedError(std::string("backend ") + std::string(backend.name()) + " has no " +
-                              gemm + " of " + ElemName(query.left) + " by " +
-                              ElemName(query.right));
+                              product.name + " of " + ElemName(recipe.Resolved(product.left).elem) +
+                              " by " + ElemName(recipe.Resolved(product.right).elem));
   };
-  LinearPaths paths{};
-  ASSIGN_OR_RETURN(paths.fprop, path("fprop", Slot::kXf, Slot::kWf, tokens, out, in));
-  ASSIGN_OR_RETURN(paths.dgrad, path("dgrad", Slot::kGd, Slot::kWd, tokens, in, out));
-  ASSIGN_OR_RETURN(paths.wgrad, path("wgrad", Slot::kGw, Slot::kXw, out, in, tokens));
+  LinearPaths paths;
+  ASSIGN_OR_RETURN(paths.fprop, form_of(kFprop, tokens, out, in));
+  ASSIGN_OR_RETURN(paths.dgrad, form_of(kDgrad, tokens, in, out));
+  ASSIGN_OR_RETURN(paths.wgrad, form_of(kWgrad, out, in, tokens));
   return paths;
 }
 

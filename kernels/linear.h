@@ -2,15 +2,19 @@
 //
 // QuantizedLinear: one linear layer trained under a recipe.
 //
-// Purpose: Y = X W^T and its gradients with each operand rounded as the recipe says. Operands are
-// rounded to BF16 at entry unless their slot is fp32; FP4 and FP8 operands are decoded to FP32 and
-// multiplied in FP32 (path "reference"); results are FP32.
-// Three objects:
-//   LinearWorkspace  decoded operands; one per backend, shared by every layer.
-//   LinearInput      X as wgrad will need it (codes, scales, residual). Layers that read the same X
-//                    (query, key, value; gate, up) share one, so X is quantized once. One per
-//                    distinct X and live micro-batch.
-//   QuantizedLinear  the weight side of one layer, cached until the weight's version changes.
+// Purpose: Y = X W^T and its gradients with each operand rounded as the recipe says. Structure:
+//   six SlotOperands (linear_operand.h)   Xf, Xw of a LinearInput; Wf, Wd of a QuantizedLinear; Gd,
+//                                         Gw of the workspace. Made once, handed out as codes or
+//                                         decoded.
+//   three products (linear_product.h)     fprop, dgrad, wgrad: each takes two operands and runs on
+//                                         codes or decoded, as recipe and Backend::Supports decide.
+//   this file                             who makes which operand when, and what happens to a
+//                                         product afterwards (the weight estimator).
+// A slot that reuses another's codes has no operand of its own. Operands are rounded to BF16 at
+// entry unless their slot is fp32; results are FP32.
+// Objects: LinearWorkspace, one per backend. LinearInput: layers that read the same X (query, key,
+// value; gate, up) share one, so X is quantized once; one per distinct X and live micro-batch.
+// QuantizedLinear: the weight side of one layer, quantized when the weight's version changes.
 // Thread-safety: one thread, the backend's caller. Ownership: borrows backend, workspace, weights;
 // owns its quantized copies. Destroy before the backend.
 // Order per micro-batch: input.Set(x); layer.Forward(input, ...) for each layer; ...;
@@ -18,48 +22,14 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
 #include "base/status.h"
 #include "kernels/backend.h"
-#include "kernels/quantized_tensor.h"
+#include "kernels/linear_operand.h"
+#include "kernels/linear_product.h"
 #include "kernels/recipe/recipe.h"
 
 namespace nibble {
-
-// Where in training a call happens; feeds stochastic rounding and sampling.
-struct LinearStep {
-  uint64_t seed = 0;
-  uint32_t step = 0;  // optimizer step (times micro-batches, if those must differ)
-  // True on sampled steps: Set, Forward and Backward also measure quantization health.
-  bool measure_health = false;
-};
-
-class LinearWorkspace {
- public:
-  explicit LinearWorkspace(Backend* backend) : backend_(*backend) {}
-  Backend& backend() { return backend_; }
-  int64_t size_bytes() const;
-
- private:
-  friend class LinearInput;
-  friend class QuantizedLinear;
-  // What a decoded buffer holds now: the stamp of the writer and its slot.
-  struct Content {
-    uint64_t stamp = 0;  // 0: nothing
-    Slot slot = Slot::kXf;
-    friend bool operator==(const Content&, const Content&) = default;
-  };
-  uint64_t NextStamp() { return ++last_stamp_; }
-
-  Backend& backend_;
-  // Decoded operands; neighbours that share an operand find it still there.
-  Buffer input_, weight_, gradient_, gradient_wgrad_, product_;
-  Content input_content_, weight_content_;
-  QuantizedTensor gradient_codes_;  // scales only: dY is used at once
-  uint64_t last_stamp_ = 0;
-};
 
 class LinearInput {
  public:
@@ -76,33 +46,30 @@ class LinearInput {
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   int64_t saved_bytes() const;  // quantized copies held; 0 when the source is borrowed
-  int64_t nonfinite_amax() const;
+  int64_t nonfinite_amax() const { return forward_.nonfinite_amax() + wgrad_.nonfinite_amax(); }
   // Of the last Set with measure_health; elements == 0 when never measured.
-  const QuantizationHealth& health() const { return health_; }
+  const QuantizationHealth& health() const { return forward_.health(); }
 
  private:
   friend class QuantizedLinear;
-  // Decoded Xf or Xw in the workspace, or the borrowed FP32 source. Valid until the workspace's
-  // input buffer serves another LinearInput.
-  Result<ConstTensorView> Operand(Slot slot);
-  Status QuantizeSlot(const LinearStep& step, Slot slot, ConstTensorView x, QuantizedTensor* out);
+  // Xf or Xw. FAILED_PRECONDITION before the first Set.
+  Result<SlotOperand*> Operand(Slot slot);
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;
   uint32_t layer_;
-  ConstTensorView source_;
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  uint64_t stamp_ = 0;  // changes with every Set; 0 before the first
-  QuantizedTensor forward_;
-  QuantizedTensor wgrad_;  // only when Xw has its own quantizer
-  QuantizationHealth health_;
+  SlotOperand forward_;
+  SlotOperand wgrad_;  // only when Xw has its own quantizer
 };
 
 // Health of one layer's own operands after a sampled step.
 struct LinearHealth {
   QuantizationHealth weight;
   QuantizationHealth gradient;  // dY as dgrad sees it
+  // dY as wgrad sees it, where it has its own quantizer.
+  QuantizationHealth gradient_wgrad;
   // Norm of dY over the norm of its quantization error; 0 when never measured, kMaxSnrDb-like cap
   // of kMaxGradientToNoise when the error is 0. Below sqrt(3) the noise starts to dominate.
   double gradient_to_noise = 0;
@@ -135,29 +102,28 @@ class QuantizedLinear {
   Status CheckShapes(const char* op, const LinearInput& input, ConstTensorView weight,
                      ConstTensorView y) const;
   Status PrepareWeight(const LinearStep& step, ConstTensorView weight, uint64_t version);
-  Status QuantizeWeight(const LinearStep& step, Slot slot, ConstTensorView weight,
-                        QuantizedTensor* out);
-  Result<ConstTensorView> WeightOperand(Slot slot, ConstTensorView weight);
-  Result<ConstTensorView> GradientOperand(Slot slot, const LinearStep& step, ConstTensorView dy,
-                                          Buffer& buffer);
-  Status WeightGradient(ConstTensorView gradient, ConstTensorView input, ConstTensorView weight,
-                        TensorView dweight);
+  // The operand of Wf or Wd.
+  SlotOperand& Weight(Slot slot) { return recipe_.SharesCodes(slot) ? weight_ : weight_dgrad_; }
+  // Makes Gd and Gw in the workspace.
+  Status PrepareGradients(const LinearStep& step, const ProductForm& dgrad,
+                          const ProductForm& wgrad, const SlotOperand& input, ConstTensorView dy);
+  Status WeightGradient(const ProductForm& form, SlotOperand& gradient, SlotOperand& input,
+                        ConstTensorView weight, TensorView dweight);
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;
   uint32_t layer_;
   uint64_t version_ = 0;
-  uint64_t stamp_ = 0;            // changes with every quantization; 0 before the first
-  QuantizedTensor weight_;        // Wf
-  QuantizedTensor weight_dgrad_;  // only when Wd has its own quantizer
+  SlotOperand weight_;        // Wf
+  SlotOperand weight_dgrad_;  // only when Wd has its own quantizer
   LinearHealth health_;
   int64_t nonfinite_amax_ = 0;
 };
 
-// Which execution path each GEMM of a (T, K) -> (T, N) layer takes on this backend:
-// {"fprop": "reference", "dgrad": ..., "wgrad": ...}; UNIMPLEMENTED when the backend cannot.
+// How each product of a (T, K) -> (T, N) layer is formed on this backend; UNIMPLEMENTED when the
+// backend cannot.
 struct LinearPaths {
-  Support fprop, dgrad, wgrad;
+  ProductForm fprop, dgrad, wgrad;
 };
 Result<LinearPaths> PathsOf(const Backend& backend, const LinearRecipe& recipe, int64_t tokens,
                             int64_t in, int64_t out);

@@ -207,9 +207,9 @@ void TrainingRun::WriteStart() {
       PathsOf(*backend_, recipe_.LinearForBlock(layers / 2, layers), tokens,
               config_.model.hidden_size, config_.model.intermediate_size);
   if (paths.ok()) {
-    record.paths = {{"fprop", SupportName(paths->fprop)},
-                    {"dgrad", SupportName(paths->dgrad)},
-                    {"wgrad", SupportName(paths->wgrad)}};
+    record.paths = {{"fprop", SupportName(paths->fprop.support)},
+                    {"dgrad", SupportName(paths->dgrad.support)},
+                    {"wgrad", SupportName(paths->wgrad.support)}};
   }
   const bool bf16 = model_->high_precision_mode() == GemmMode::kBf16;
   record.paths["attention"] = record.paths["head"] = bf16 ? "bf16" : "fp32";

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/linear_operand.h"
+
+#include <string>
+
+namespace nibble {
+namespace {
+
+// The slot's GEMM sums over the rows of the matrix as it is stored.
+Axis ContractionOf(Slot slot) {
+  return slot == Slot::kWd || slot == Slot::kGw || slot == Slot::kXw ? Axis::kRows : Axis::kCols;
+}
+
+// The slot's quantizer for the matrix as it is stored: an output channel is a row of W there,
+// whichever way the contraction runs.
+Quant StoredQuant(const LinearRecipe& recipe, Slot slot) {
+  Quant quant = recipe.slot(slot);
+  const bool weight = slot == Slot::kWf || slot == Slot::kWd;
+  if (weight && quant.block == Block::kOutputChannel) quant.block = Block::kToken;
+  return quant;
+}
+
+}  // namespace
+
+int64_t LinearWorkspace::size_bytes() const {
+  int64_t total = product_.capacity_bytes() + dgrad_.codes().codes.capacity_bytes() +
+                  wgrad_.codes().codes.capacity_bytes();
+  for (const DecodedBuffer& buffer : decoded_) total += buffer.memory.capacity_bytes();
+  return total;
+}
+
+LinearWorkspace::DecodedBuffer& LinearWorkspace::DecodedOf(Slot slot) {
+  switch (slot) {
+    case Slot::kXf:
+    case Slot::kXw:
+      return decoded_[0];
+    case Slot::kWf:
+    case Slot::kWd:
+      return decoded_[1];
+    case Slot::kGd:
+      return decoded_[2];
+    case Slot::kGw:
+      break;
+  }
+  return decoded_[3];
+}
+
+Status SlotOperand::Prepare(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
+                            uint32_t layer, const LinearStep& step, const SlotOperand* fold,
+                            ConstTensorView source) {
+  slot_ = slot;
+  quant_ = StoredQuant(recipe, slot);
+  context_ = QuantizeContext();
+  context_.seed = step.seed;
+  context_.step = step.step;
+  context_.stream = layer * 8 + static_cast<uint32_t>(slot);
+  context_.contraction = ContractionOf(slot);
+  if (quant_.fold) {
+    if (fold == nullptr || !fold->has_codes()) {
+      return FailedPreconditionError(std::string("linear.") + SlotName(slot) +
+                                     ": fold needs codes in the other operand of the product");
+    }
+    context_.fold = &fold->codes();
+  }
+  source_ = has_codes() ? ConstTensorView() : source;
+  stamp_ = workspace.NextStamp();
+  return OkStatus();
+}
+
+Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
+                         uint32_t layer, const LinearStep& step, const SlotOperand* fold,
+                         OperandForms forms, ConstTensorView source) {
+  RETURN_IF_ERROR(Prepare(workspace, recipe, slot, layer, step, fold, source));
+  if (!has_codes()) return OkStatus();
+  Backend& backend = workspace.backend();
+  LinearWorkspace::DecodedBuffer& buffer = workspace.DecodedOf(slot);
+  TensorView decoded;
+  if (forms.decoded || forms.health) {
+    ASSIGN_OR_RETURN(decoded, buffer.memory.View(backend, source.rows, source.cols));
+    buffer.content = 0;
+  }
+  context_.keep_codes = forms.codes;
+  RETURN_IF_ERROR(backend.Quantize(quant_, context_, source, &codes_, decoded));
+  if (decoded.data != nullptr) buffer.content = stamp_;
+  if (forms.health) {
+    ASSIGN_OR_RETURN(health_, backend.MeasureHealth(source, codes_, decoded));
+  }
+  return OkStatus();
+}
+
+Status SlotOperand::MakeBoth(LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
+                             const LinearStep& step, const SlotOperand& dgrad_fold,
+                             const SlotOperand& wgrad_fold, ConstTensorView dy, SlotOperand* dgrad,
+                             SlotOperand* wgrad) {
+  RETURN_IF_ERROR(dgrad->Prepare(workspace, recipe, Slot::kGd, layer, step, &dgrad_fold, dy));
+  RETURN_IF_ERROR(wgrad->Prepare(workspace, recipe, Slot::kGw, layer, step, &wgrad_fold, dy));
+  return workspace.backend().QuantizeBoth(dgrad->quant_, dgrad->context_, wgrad->quant_,
+                                          wgrad->context_, dy, &dgrad->codes_, &wgrad->codes_);
+}
+
+Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
+  if (quant_.elem == Elem::kF32) return source_;
+  Backend& backend = workspace.backend();
+  LinearWorkspace::DecodedBuffer& buffer = workspace.DecodedOf(slot_);
+  const int64_t rows = has_codes() ? codes_.rows : source_.rows;
+  const int64_t cols = has_codes() ? codes_.cols : source_.cols;
+  ASSIGN_OR_RETURN(const TensorView decoded, buffer.memory.View(backend, rows, cols));
+  if (buffer.content == stamp_) return ConstTensorView(decoded);
+  buffer.content = 0;
+  RETURN_IF_ERROR(has_codes() ? backend.Dequantize(codes_, decoded)
+                              : backend.RoundToBf16(source_, decoded));
+  buffer.content = stamp_;
+  return ConstTensorView(decoded);
+}
+
+}  // namespace nibble

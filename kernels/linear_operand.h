@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// SlotOperand: one operand slot of one tensor, from its source to the two forms a product can take.
+//
+// Purpose: every operand of every product of a linear layer is made, kept and handed out here.
+//   source   X, W or dY, FP32, as the caller holds it.
+//   codes    what Backend::Quantize makes of the source. Kept from forward to backward by X and W;
+//            by dY for the length of one backward pass, in the workspace.
+//   decoded  the same as FP32, in a workspace buffer that all operands of its role share: written
+//            together with the codes when asked for at once, from the codes when asked for later.
+// A slot without codes (fp32, bf16) borrows its source: its decoded form is the source itself or
+// the source rounded to BF16. Whatever else happens to an operand before its rounding belongs
+// between source and codes, in SlotOperand::Make.
+// Thread-safety: one thread, the backend's caller. Ownership: owns codes and workspace buffers;
+// borrows the backend, which must outlive it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "kernels/quantized_tensor.h"
+#include "kernels/recipe/recipe.h"
+
+namespace nibble {
+
+// Where in training a call happens; feeds stochastic rounding and sampling.
+struct LinearStep {
+  uint64_t seed = 0;
+  uint32_t step = 0;  // optimizer step (times micro-batches, if those must differ)
+  // True on sampled steps: Set, Forward and Backward also measure quantization health.
+  bool measure_health = false;
+};
+
+// What Make is to leave behind, beside what the slot needs anyway.
+struct OperandForms {
+  bool codes = true;  // false: the operand is used at once, decoded, and dropped
+  bool decoded = false;
+  bool health = false;
+};
+
+class LinearWorkspace;
+
+class SlotOperand {
+ public:
+  // The operand of `slot` made from `source`. `fold`: the other operand of the product when the
+  // slot's quantizer folds its scales, else nullptr. FAILED_PRECONDITION when it folds and there is
+  // nothing to fold.
+  Status Make(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
+              const LinearStep& step, const SlotOperand* fold, OperandForms forms,
+              ConstTensorView source);
+  // Gd and Gw of one dy, codes only, as two calls of Make would, in fewer passes over dy.
+  static Status MakeBoth(LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
+                         const LinearStep& step, const SlotOperand& dgrad_fold,
+                         const SlotOperand& wgrad_fold, ConstTensorView dy, SlotOperand* dgrad,
+                         SlotOperand* wgrad);
+
+  bool made() const { return stamp_ != 0; }
+  bool has_codes() const { return quant_.has_scale(); }
+  const QuantizedTensor& codes() const { return codes_; }
+  // Valid until another operand of the same role is decoded.
+  Result<ConstTensorView> Decoded(LinearWorkspace& workspace);
+
+  int64_t saved_bytes() const { return made() && has_codes() ? codes_.size_bytes() : 0; }
+  int64_t nonfinite_amax() const { return has_codes() ? codes_.nonfinite_amax : 0; }
+  // Of the last Make with forms.health; elements == 0 when never measured.
+  const QuantizationHealth& health() const { return health_; }
+
+ private:
+  // Sets quantizer, context and stamp; the source of a slot without codes is kept.
+  Status Prepare(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
+                 const LinearStep& step, const SlotOperand* fold, ConstTensorView source);
+
+  Slot slot_ = Slot::kXf;
+  Quant quant_;
+  QuantizeContext context_;
+  ConstTensorView source_;
+  QuantizedTensor codes_;
+  QuantizationHealth health_;
+  uint64_t stamp_ = 0;  // changes with every Make; 0 before the first
+};
+
+// Decoded operands and the operands of dY; one per backend, shared by every layer.
+class LinearWorkspace {
+ public:
+  // `path` says how products on codes are formed: kFast by the backend's kernels, kReference by the
+  // same sums in FP32 GEMMs. Both give the same bits.
+  explicit LinearWorkspace(Backend* backend, Support path = Support::kFast)
+      : backend_(*backend), path_(path) {}
+  Backend& backend() { return backend_; }
+  Support path() const { return path_; }
+  int64_t size_bytes() const;
+
+  SlotOperand& gradient(Slot slot) { return slot == Slot::kGd ? dgrad_ : wgrad_; }
+  Result<TensorView> Product(int64_t rows, int64_t cols) {
+    return product_.View(backend_, rows, cols);
+  }
+
+ private:
+  friend class SlotOperand;
+  // Memory of one role (X, W, dY of dgrad, dY of wgrad) and the stamp of the operand it holds now.
+  struct DecodedBuffer {
+    Buffer memory;
+    uint64_t content = 0;  // 0: nothing
+  };
+  DecodedBuffer& DecodedOf(Slot slot);
+  uint64_t NextStamp() { return ++last_stamp_; }
+
+  Backend& backend_;
+  Support path_;
+  std::array<DecodedBuffer, 4> decoded_;
+  Buffer product_;  // a weight gradient before its estimator
+  SlotOperand dgrad_, wgrad_;
+  uint64_t last_stamp_ = 0;
+};
+
+}  // namespace nibble
