@@ -65,8 +65,8 @@ Status RunLayer(Backend* backend, const LinearRecipe& recipe, const LinearStep& 
 
 Json Report(const Recipe& recipe, const LayerData& data, const LinearPaths& paths) {
   const RecipePrecision precision = PrecisionOf(recipe.linear);
-  const auto gemm = [](Support path, const GemmPrecision& p) {
-    return Json::Object({{"path", SupportName(path)},
+  const auto gemm = [](const ProductForm& form, const GemmPrecision& p) {
+    return Json::Object({{"path", SupportName(form.support)},
                          {"precision", PrecisionClassName(p.result)},
                          {"reason", p.reason}});
   };
