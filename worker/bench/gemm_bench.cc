@@ -16,23 +16,26 @@ namespace {
 // vector at best. A figure above that is a mistake of the measurement.
 constexpr double kOperationBound = 4.0;
 
+// Both operands as recipe slots, so that the recipe's rules say what this build has.
 struct Variant {
   const char* name;
-  Elem left;
-  Elem right;
-  int group;  // 0: one scale per row of each operand
-  ScaleRule scale;
-  float scale_max;
-  bool extra;  // only where every shape is not asked of it
+  const char* left;
+  const char* right;
+  bool groups;
 };
 
-// Scale rules as the methods that use these groups have them: MXFP4 (32), NVFP4 (16).
+// Groups of 32 and 16 as MXFP4 and NVFP4 scale them.
 constexpr Variant kVariants[] = {
-    {"e2m1_x_e2m1", Elem::kE2M1, Elem::kE2M1, 0, ScaleRule::kF32, 6, false},
-    {"int8_x_e2m1", Elem::kInt8, Elem::kE2M1, 0, ScaleRule::kF32, 127, false},
-    {"e2m1_group128", Elem::kE2M1, Elem::kE2M1, 128, ScaleRule::kF32, 6, true},
-    {"e2m1_group32_mxfp4", Elem::kE2M1, Elem::kE2M1, 32, ScaleRule::kE8Floor, 6, true},
-    {"e2m1_group16_nvfp4", Elem::kE2M1, Elem::kE2M1, 16, ScaleRule::kNv, 6, true},
+    {"e2m1_x_e2m1", R"j({"elem":"e2m1","block":"tok","scale":"f32(6)"})j",
+     R"j({"elem":"e2m1","block":"och","scale":"f32(6)"})j", false},
+    {"int8_x_e2m1", R"j({"elem":"int8","block":"tok","scale":"f32(127)"})j",
+     R"j({"elem":"e2m1","block":"och","scale":"f32(6)"})j", false},
+    {"e2m1_group128", R"j({"elem":"e2m1","block":"1x128","scale":"f32(6)"})j",
+     R"j({"elem":"e2m1","block":"1x128","scale":"f32(6)"})j", true},
+    {"e2m1_group32_mxfp4", R"j({"elem":"e2m1","block":"1x32","scale":"e8f"})j",
+     R"j({"elem":"e2m1","block":"1x32","scale":"e8f"})j", true},
+    {"e2m1_group16_nvfp4", R"j({"elem":"e2m1","block":"1x16","scale":"nv"})j",
+     R"j({"elem":"e2m1","block":"1x16","scale":"nv"})j", true},
 };
 
 constexpr GemmShape kDefault[] = {
@@ -64,14 +67,17 @@ Result<std::vector<GemmShape>> ChooseShapes(const Options& options) {
   return shapes;
 }
 
-Quant OperandQuant(const Variant& variant, Elem elem, bool weight) {
-  Quant quant;
-  quant.elem = elem;
-  quant.group = variant.group;
-  quant.block = variant.group > 0 ? Block::kGroup : weight ? Block::kOutputChannel : Block::kToken;
-  quant.scale = variant.scale;
-  quant.scale_max = elem == Elem::kInt8 ? 127.0f : 6.0f;
-  return quant;
+// The forward slots of a recipe that is BF16 otherwise.
+Result<LinearRecipe> RecipeOf(const Variant& variant) {
+  std::string text = R"j({"name":"bench","linear":{"Xf":)j";
+  text += variant.left;
+  text += R"j(,"Wf":)j";
+  text += variant.right;
+  for (const char* slot : {"Gd", "Wd", "Gw", "Xw"}) {
+    text += StrFormat(R"j(,"%s":{"elem":"bf16"})j", slot);
+  }
+  ASSIGN_OR_RETURN(const Recipe recipe, ParseRecipeText(text + "}}"));
+  return recipe.linear;
 }
 
 // The operands of one shape; codes are made once, outside the timing.
@@ -144,34 +150,31 @@ class GemmRun {
   // Whole calls: both operands at rest as 4-bit codes (or bytes), packing included.
   void AddCodes(const GemmShape& shape, Backend& backend, Operands& o,
                 std::vector<Contestant>& contestants) {
+    QuantizedGemmParams params;
+    params.transpose_b = Transpose::kYes;
     for (size_t v = 0; v < std::size(kVariants); ++v) {
       const Variant& variant = kVariants[v];
       const bool listed = options_.quick || options_.all || !options_.shapes.empty();
-      if (variant.extra && !listed && !HasGroups(shape)) continue;
-      QuantizedTensor* const left = &o.left[v];
-      QuantizedTensor* const right = &o.right[v];
-      const QuantizeContext context;
-      Status status = backend.Quantize(OperandQuant(variant, variant.left, false), context, o.a,
-                                       left, TensorView{});
+      if (variant.groups && !listed && !HasGroups(shape)) continue;
+      const auto multiply = [params, out = o.out, left = &o.left[v], right = &o.right[v],
+                             engine = &backend] {
+        return engine->QuantizedGemm(params, *left, *right, out);
+      };
+      Status status = Quantize(variant, backend, o, &o.left[v], &o.right[v]);
+      if (status.ok()) status = multiply();
       if (status.ok()) {
-        status = backend.Quantize(OperandQuant(variant, variant.right, true), context, o.b, right,
-                                  TensorView{});
-      }
-      QuantizedGemmParams params;
-      params.transpose_b = Transpose::kYes;
-      const TensorView out = o.out;
-      Backend* const engine = &backend;
-      if (status.ok()) status = engine->QuantizedGemm(params, *left, *right, out);
-      if (!status.ok()) {
+        contestants.push_back({variant.name, Timed(ClockFor(threads_), multiply), {}});
+      } else {
         report_.Skip(variant.name, status.message());
-        continue;
       }
-      contestants.push_back(
-          {variant.name,
-           Timed(ClockFor(threads_),
-                 [=] { return engine->QuantizedGemm(params, *left, *right, out); }),
-           {}});
     }
+  }
+
+  static Status Quantize(const Variant& variant, Backend& backend, const Operands& o,
+                         QuantizedTensor* left, QuantizedTensor* right) {
+    ASSIGN_OR_RETURN(const LinearRecipe recipe, RecipeOf(variant));
+    RETURN_IF_ERROR(backend.Quantize(recipe.slot(Slot::kXf), {}, o.a, left, TensorView{}));
+    return backend.Quantize(recipe.slot(Slot::kWf), {}, o.b, right, TensorView{});
   }
 
   void AddRows(const GemmShape& shape, const std::vector<Contestant>& contestants) {

@@ -121,6 +121,7 @@ struct Runner {
   std::unique_ptr<Model> model;
   std::unique_ptr<TrainingStep> step;
   std::unique_ptr<TokenDataset> data;
+  ClockKind clock = ClockKind::kWall;
   int64_t number = 0;
   double total_seconds = 0;
   std::map<std::string, double> seconds_by_op;
@@ -129,9 +130,9 @@ struct Runner {
   Result<double> Run() {
     engine->backend->Reset();
     model->WeightsChanged();  // other recipes have stepped on the same weights
-    const double start = NowSeconds(ClockFor(engine->threads));
+    const double start = NowSeconds(clock);
     ASSIGN_OR_RETURN(const StepOutcome outcome, step->Run(++number, false, data.get()));
-    const double seconds = NowSeconds(ClockFor(engine->threads)) - start;
+    const double seconds = NowSeconds(clock) - start;
     if (!outcome.end_reason.empty()) return InternalError(outcome.end_message);
     if (number == 1) return seconds;  // warm-up
     total_seconds += seconds;
@@ -149,6 +150,8 @@ class StepGroup {
       : options_(options), case_(model), report_(*report) {
     const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
     threads_ = options.threads > 0 ? options.threads : static_cast<int>(std::min(cores, 2u));
+    // One clock for all, or one thread could not be compared with two.
+    clock_ = ClockFor(threads_);
   }
 
   Status Measure(const Effort& effort) {
@@ -196,8 +199,7 @@ class StepGroup {
     auto engine = std::make_unique<Engine>();
     engine->threads = threads;
     ASSIGN_OR_RETURN(engine->cpu, CpuWithThreads(threads));
-    engine->backend =
-        std::make_unique<TimedBackend>(engine->cpu.get(), ClockFor(threads), case_.vocab);
+    engine->backend = std::make_unique<TimedBackend>(engine->cpu.get(), clock_, case_.vocab);
     ASSIGN_OR_RETURN(Parameters parameters,
                      Parameters::Create(engine->backend.get(), ConfigOf(case_)));
     RETURN_IF_ERROR(parameters.Initialise(ConfigOf(case_), 1));
@@ -217,6 +219,7 @@ class StepGroup {
     auto runner = std::make_unique<Runner>();
     runner->recipe = name;
     runner->engine = engine;
+    runner->clock = clock_;
     runner->config = RunOf(case_);
     ASSIGN_OR_RETURN(runner->model,
                      Model::Create(engine->backend.get(), engine->parameters.get(),
@@ -257,6 +260,7 @@ class StepGroup {
                                    {"seq", case_.seq},
                                    {"vocab", case_.vocab}}),
                      threads, contestant.seconds);
+      row.Set("clock", ClockName(clock_));
       const double median = Summarise(contestant.seconds).median;
       row.Set("tokens_per_s", Significant(tokens / median));
       if (estimate.ok()) {
@@ -297,6 +301,7 @@ class StepGroup {
   const ModelCase& case_;
   Report& report_;
   int threads_ = 1;
+  ClockKind clock_ = ClockKind::kWall;
   RandomData data_;
   std::vector<std::unique_ptr<Engine>> engines_;
   std::vector<std::unique_ptr<Runner>> runners_;  // destroyed before the engines
