@@ -6,6 +6,7 @@
 
 #include "base/strings.h"
 #include "kernels/linear.h"
+#include "kernels/linear_product.h"
 #include "worker/bench/bench.h"
 #include "worker/bench/peers.h"
 #include "worker/bench/timed_backend.h"
@@ -186,9 +187,10 @@ class LinearRun {
     const Result<LinearPaths> paths =
         PathsOf(backend, layer.recipe.linear, shape.tokens, shape.in, shape.out);
     if (!paths.ok()) return;
-    row->Set("fprop", SupportName(paths->fprop));
-    row->Set("dgrad", SupportName(paths->dgrad));
-    row->Set("wgrad", SupportName(paths->wgrad));
+    for (const auto& [name, form] :
+         {std::pair{"fprop", &paths->fprop}, {"dgrad", &paths->dgrad}, {"wgrad", &paths->wgrad}}) {
+      row->Set(name, form->on_codes ? "codes" : "fp32");
+    }
   }
 
   const Options& options_;
