@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// GEMM: OpenBLAS, one thread per tile, tiles fixed by the shape.
+// GEMM: our own blocked product where the CPU has a kernel for it; OpenBLAS, one thread per tile
+// and tiles fixed by the shape, elsewhere and for products too thin to be worth packing.
 #include <cblas.h>
 
 #include <algorithm>
 
 #include "base/strings.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/float_gemm.h"
 
 namespace nibble::cpu {
 namespace {
@@ -21,6 +23,9 @@ constexpr int64_t kWantedTiles = 8;
 struct Tiling {
   int64_t rows, cols, count_rows, count_cols;
 };
+
+// Below this many rows or columns most of a packed operand would be used once.
+constexpr int64_t kThin = 24;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -50,6 +55,22 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
   RETURN_IF_ERROR(CheckView("Gemm", "b", b, tb ? n : k, tb ? k : n));
   if (m == 0 || n == 0) return OkStatus();
   if (k == 0) return accumulate ? OkStatus() : Fill(out, 0.0f);
+  const FloatKernel* kernel = BestFloatKernel();
+  if (kernel != nullptr && std::min(m, n) >= kThin) {
+    const bool bf16 = mode == GemmMode::kBf16;
+    const FloatProduct product{m,
+                               n,
+                               k,
+                               {a.f32(), ta ? 1 : a.cols, ta ? a.cols : 1, bf16},
+                               {b.f32(), tb ? b.cols : 1, tb ? 1 : b.cols, bf16},
+                               accumulate,
+                               out.f32(),
+                               n};
+    ASSIGN_OR_RETURN(float* left, Workspace(gemm_a_, kPanelFloats));
+    ASSIGN_OR_RETURN(float* right, Workspace(gemm_b_, kPanelFloats));
+    FloatGemm(*kernel, pool_, product, left, right);
+    return OkStatus();
+  }
   if (mode == GemmMode::kBf16) {
     ASSIGN_OR_RETURN(const TensorView rounded_a, gemm_a_.View(*this, a.rows, a.cols));
     ASSIGN_OR_RETURN(const TensorView rounded_b, gemm_b_.View(*this, b.rows, b.cols));

@@ -97,14 +97,12 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
   return copies + decoded;
 }
 
-// Work memory of the backend: operands of attention and head rounded to BF16, which are the parts
-// that grow with the model.
+// Work memory of the CPU backend: the packed operands of a product, the same for every model, and
+// attention's operands rounded to BF16.
 int64_t WorkspaceBytes(const ModelConfig& m, const Recipe& recipe, const BufferPlan& plan) {
-  if (!recipe.rounds_to_bf16()) return 0;
-  const int64_t attention = 2 * plan.tokens * (m.hidden_size + m.kv_size());
-  const int64_t logits = plan.logits.rows * std::max(plan.logits.cols, m.hidden_size);
-  const int64_t head = std::max(plan.logits.rows, m.vocab_size) * m.hidden_size;
-  return (attention + logits + head) * kFloatBytes;
+  constexpr int64_t kPackedOperandBytes = int64_t{12} << 20;
+  if (!recipe.rounds_to_bf16()) return kPackedOperandBytes;
+  return kPackedOperandBytes + 2 * plan.tokens * (m.hidden_size + m.kv_size()) * kFloatBytes;
 }
 
 }  // namespace
