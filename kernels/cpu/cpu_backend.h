@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// CpuBackend: the reference backend: plain loops and packed products on a thread pool; OpenBLAS (one
-// thread per tile) for thin products and on processors without a kernel of ours.
+// CpuBackend: the reference backend: plain loops and packed products on a thread pool; OpenBLAS
+// (one thread per tile) for thin products and on processors without a kernel of ours.
 //
 // Thread-safety, errors and aliasing: as kernels/backend.h. Ownership: owns its threads and
 // workspaces. Invariant: where a chunk's bounds enter a result they depend on shapes only.

@@ -2,8 +2,8 @@
 //
 // ThreadPool: runs numbered chunks of one loop on a fixed set of threads.
 //
-// Purpose: the CPU backend's only source of parallelism. The caller fixes the chunks: from the shape
-// alone wherever a chunk's bounds enter a result, so that no thread count can change one.
+// Purpose: the CPU backend's only source of parallelism. The caller fixes the chunks: from the
+// shape alone wherever a chunk's bounds enter a result, so that no thread count can change one.
 // Thread-safety: Run is for one caller thread at a time and does not nest. Ownership: owns its
 // threads; the destructor joins them. Run allocates nothing.
 #pragma once
