@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -21,6 +22,7 @@
 
 namespace nibble::cpu {
 
+struct QuantizeJob;
 struct RowStats;
 
 class CpuBackend final : public Backend {
@@ -70,6 +72,9 @@ class CpuBackend final : public Backend {
               Transpose transpose_b, bool accumulate, TensorView out) override;
   Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                   QuantizedTensor* out, TensorView decoded) override;
+  Status QuantizeBoth(const Quant& first, const QuantizeContext& first_context, const Quant& second,
+                      const QuantizeContext& second_context, ConstTensorView x,
+                      QuantizedTensor* first_out, QuantizedTensor* second_out) override;
   Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
@@ -95,11 +100,17 @@ class CpuBackend final : public Backend {
   Result<const float*> RopeTable(const RopeParams& params, int64_t positions);
   Result<double> Reduce(ConstTensorView x, bool squared);
 
-  // Quantize in three passes over rows; struct RowStats carries what one pass tells the next.
-  Result<RowStats*> MeasureRows(const Quant& quant, ConstTensorView x);
-  Status SetScales(const Quant& quant, const RowStats* stats, QuantizedTensor* out);
-  Status EncodeRows(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                    const RowStats* stats, QuantizedTensor* out, TensorView decoded);
+  // Quantize in two passes over rows, one tensor for one or two jobs; struct RowStats carries what
+  // one pass tells the next.
+  static Status CheckQuantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                              TensorView decoded, QuantizedTensor* out);
+  Status RunJobs(std::span<QuantizeJob> jobs, ConstTensorView x);
+  Status PrepareFold(QuantizeJob* job, ConstTensorView x);
+  Status MeasureRows(std::span<QuantizeJob> jobs, ConstTensorView x);
+  static void MeasureJobRow(const QuantizeJob& job, ConstTensorView x, int64_t row, int worker);
+  Status SetScales(const QuantizeJob& job);
+  Status PlaceResidual(const QuantizeJob& job, uint32_t residual_bits);
+  Status EncodeRows(std::span<const QuantizeJob> jobs, ConstTensorView x);
   // Clamping bounds from the order statistics of the whole tensor (one pair) or of each row.
   Status TensorBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
   Status TokenBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
@@ -112,7 +123,7 @@ class CpuBackend final : public Backend {
 
   // Workspaces, one per purpose so that operations may call each other.
   Buffer rope_table_, norm_partials_, attention_scratch_, attention_rounded_, gemm_a_, gemm_b_;
-  Buffer reduce_partials_, histogram_, row_stats_, code_scales_;
+  Buffer reduce_partials_, histogram_, row_stats_, column_stats_, code_scales_;
   codes::ReferenceWorkspace code_reference_;
   int64_t rope_positions_ = 0;
   int64_t rope_head_dim_ = 0;

@@ -77,8 +77,10 @@ Result<QuantizationHealth> CpuBackend::MeasureHealth(ConstTensorView x,
   const int64_t chunks = (quantized.rows + rows_per_chunk - 1) / rows_per_chunk;
   RETURN_IF_ERROR(reduce_partials_.Reserve(*this, chunks * static_cast<int64_t>(sizeof(Sums))));
   Sums* partials = static_cast<Sums*>(reduce_partials_.data());
-  // A compensated outlier is not lost, so it does not count as saturated.
-  const bool compensated = quantized.comp != OccComp::kNone;
+  // A compensated outlier is not lost, so it does not count as saturated. Scales by column and
+  // folded ones come from the amax of the values themselves: nothing lies above them.
+  const bool compensated =
+      quantized.comp != OccComp::kNone || quantized.per_column() || quantized.folded;
   const float largest = ElemMax(quantized.elem);
   pool_.RunRanges(quantized.rows, rows_per_chunk, [&](int64_t first, int64_t last, int) {
     Sums sums;

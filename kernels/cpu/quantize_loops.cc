@@ -48,54 +48,32 @@ NIBBLE_CLONES void ClampedLanes(const float* x, int64_t n, float low, float high
   *out = stats;
 }
 
-// y = fl(bf16(x) clamped * enc) of one element.
-inline float Scaled(float x, float low, float high, float enc) {
-  return formats::OccClamp(formats::RoundBf16(x), low, high) * enc;
+NIBBLE_CLONES void RoundE4M3Loop(const float* y, float* grid, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE4M3(y[i]);
+}
+NIBBLE_CLONES void RoundE5M2Loop(const float* y, float* grid, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE5M2(y[i]);
 }
 
-NIBBLE_CLONES void RoundE2M1EvenLoop(const float* x, float low, float high, float enc, float* grid,
-                                     int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    grid[i] = formats::RoundE2M1Even(Scaled(x[i], low, high, enc));
-  }
-}
-NIBBLE_CLONES void RoundE4M3Loop(const float* x, float low, float high, float enc, float* grid,
-                                 int64_t n) {
-  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE4M3(Scaled(x[i], low, high, enc));
-}
-NIBBLE_CLONES void RoundE5M2Loop(const float* x, float low, float high, float enc, float* grid,
-                                 int64_t n) {
-  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE5M2(Scaled(x[i], low, high, enc));
-}
-NIBBLE_CLONES void RoundBf16Loop(const float* x, float* grid, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundBf16(x[i]);
-}
-
-// Tie rules other than even, and the stochastic ones: plain loops, used by ablations.
-void RoundE2M1Other(const Quant& quant, const RandomPosition& random, const float* x, float low,
-                    float high, float enc, float* grid, int64_t n) {
+// Tie rules other than even, and te8: plain loops, used by ablations.
+void RoundE2M1Other(Round round, const RandomPosition& random, const float* y, float* grid,
+                    int64_t n) {
   const QuantizeContext& c = random.context;
   for (int64_t i = 0; i < n; ++i) {
-    const float y = Scaled(x[i], low, high, enc);
-    const uint64_t element = static_cast<uint64_t>(random.first_element + i);
-    switch (quant.round) {
-      case Round::kEven:
-        grid[i] = formats::RoundE2M1Even(y);
-        break;
+    const auto element = static_cast<uint64_t>(random.first_element + i * random.stride);
+    switch (round) {
       case Round::kHalfUp:
-        grid[i] = formats::RoundE2M1(y, formats::TieRule::kHalfUp);
+        grid[i] = formats::RoundE2M1(y[i], formats::TieRule::kHalfUp);
         break;
       case Round::kAway:
-        grid[i] = formats::RoundE2M1(y, formats::TieRule::kAway);
+        grid[i] = formats::RoundE2M1(y[i], formats::TieRule::kAway);
         break;
       case Round::kZero:
-        grid[i] = formats::RoundE2M1(y, formats::TieRule::kZero);
+        grid[i] = formats::RoundE2M1(y[i], formats::TieRule::kZero);
         break;
-      case Round::kSr24:
-        grid[i] = formats::RoundE2M1Sr24(y, formats::RandomWord(c.seed, c.step, c.stream, element));
-        break;
-      case Round::kTe8:
-        grid[i] = formats::RoundE2M1Te8(y, formats::RandomByte(c.seed, c.step, c.stream, element));
+      default:
+        grid[i] =
+            formats::RoundE2M1Te8(y[i], formats::RandomByte(c.seed, c.step, c.stream, element));
         break;
     }
   }
@@ -126,6 +104,23 @@ NIBBLE_CLONES void E4M3Grid(const uint8_t* codes, float* grid, int64_t n) {
 }
 NIBBLE_CLONES void E5M2Grid(const uint8_t* codes, float* grid, int64_t n) {
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::DecodeE5M2(codes[i]);
+}
+NIBBLE_CLONES void Int8Grid(const uint8_t* codes, float* grid, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) grid[i] = static_cast<float>(static_cast<int8_t>(codes[i]));
+}
+NIBBLE_CLONES void DivideColumns(const float* grid, const float* enc, float* decoded, int64_t n) {
+  NIBBLE_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] / enc[i];
+}
+NIBBLE_CLONES void MultiplyColumns(const float* grid, const float* enc, float* decoded, int64_t n) {
+  NIBBLE_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] * (1.0f / enc[i]);
+}
+// What a folded value is multiplied by to be x again.
+inline float UnfoldFactor(float fold) { return formats::IsFinite(fold) ? fold : 0.0f; }
+NIBBLE_CLONES void UnfoldColumnsLoop(const float* fold, float* decoded, int64_t n) {
+  NIBBLE_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) decoded[i] = decoded[i] * UnfoldFactor(fold[i]);
 }
 NIBBLE_CLONES void DivideLoop(const float* grid, float enc, float* decoded, int64_t n) {
   for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] / enc;
@@ -186,18 +181,17 @@ void MeasureClamped(const float* x, int64_t n, RowStats* stats) {
   }
 }
 
-void RoundSegment(const Quant& quant, const RandomPosition& random, const float* x, float low,
-                  float high, float enc, float* grid, int64_t n) {
+void RoundSegment(const Quant& quant, const RandomPosition& random, const float* y, float* grid,
+                  int64_t n) {
   switch (quant.elem) {
     case Elem::kE2M1:
-      if (quant.round == Round::kEven) return RoundE2M1EvenLoop(x, low, high, enc, grid, n);
-      return RoundE2M1Other(quant, random, x, low, high, enc, grid, n);
+      return RoundE2M1Other(quant.round, random, y, grid, n);
     case Elem::kE4M3:
-      return RoundE4M3Loop(x, low, high, enc, grid, n);
+      return RoundE4M3Loop(y, grid, n);
     case Elem::kE5M2:
-      return RoundE5M2Loop(x, low, high, enc, grid, n);
-    default:  // bf16, fp32
-      return RoundBf16Loop(x, grid, n);
+      return RoundE5M2Loop(y, grid, n);
+    default:  // bf16: rounded when it was scaled by 1
+      for (int64_t i = 0; i < n; ++i) grid[i] = y[i];
   }
 }
 
@@ -233,6 +227,8 @@ void GridFromCodes(Elem elem, const uint8_t* codes, float* grid, int64_t n) {
       return E4M3Grid(codes, grid, n);
     case Elem::kE5M2:
       return E5M2Grid(codes, grid, n);
+    case Elem::kInt8:
+      return Int8Grid(codes, grid, n);
     default:  // bf16, fp32
       for (int64_t i = 0; i < n; ++i) {
         uint16_t bits;
@@ -252,6 +248,19 @@ void DecodeSegment(ScaleRule scale, float enc, const float* grid, float* decoded
     default:  // 1/enc is exact for powers of two, and the rule for cur
       return MultiplyLoop(grid, 1.0f / enc, decoded, n);
   }
+}
+
+void DecodeColumns(ScaleRule scale, const float* enc, const float* grid, float* decoded,
+                   int64_t n) {
+  if (scale == ScaleRule::kF32) return DivideColumns(grid, enc, decoded, n);
+  MultiplyColumns(grid, enc, decoded, n);
+}
+
+void UnfoldRow(float fold, float* decoded, int64_t n) {
+  MultiplyLoop(decoded, UnfoldFactor(fold), decoded, n);
+}
+void UnfoldColumns(const float* fold, float* decoded, int64_t n) {
+  UnfoldColumnsLoop(fold, decoded, n);
 }
 
 void OrderKeys(const float* x, uint16_t* keys, int64_t n) { KeysLoop(x, keys, n); }

@@ -33,20 +33,26 @@ void MeasureClamped(const float* x, int64_t n, RowStats* stats);
 
 // Where a segment's elements sit in the random stream.
 struct RandomPosition {
-  QuantizeContext context;
+  const QuantizeContext& context;
   int64_t first_element;
+  int64_t stride;  // from one element of the segment to the next
 };
 
-// grid[i] = the element-format value of bf16(x[i]) clamped to [low, high], times enc. n <=
-// kSegment.
-void RoundSegment(const Quant& quant, const RandomPosition& random, const float* x, float low,
-                  float high, float enc, float* grid, int64_t n);
+// grid[i] = y[i] rounded to the element format. n <= kSegment.
+void RoundSegment(const Quant& quant, const RandomPosition& random, const float* y, float* grid,
+                  int64_t n);
 
 // Codes of grid values, E2M1 packed two per byte.
 void EncodeSegment(Elem elem, const float* grid, uint8_t* codes, int64_t n);
 void GridFromCodes(Elem elem, const uint8_t* codes, float* grid, int64_t n);
 // decoded = grid / enc (f32, p2) or grid * fl(1/enc) (cur); grid itself without a scale.
 void DecodeSegment(ScaleRule scale, float enc, const float* grid, float* decoded, int64_t n);
+
+// The same with one enc per element.
+void DecodeColumns(ScaleRule scale, const float* enc, const float* grid, float* decoded, int64_t n);
+// decoded *= fold, by which the source was divided; where that is +Inf, decoded becomes 0.
+void UnfoldRow(float fold, float* decoded, int64_t n);
+void UnfoldColumns(const float* fold, float* decoded, int64_t n);
 
 // Order-preserving keys of bf16(x).
 void OrderKeys(const float* x, uint16_t* keys, int64_t n);

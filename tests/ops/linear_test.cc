@@ -36,6 +36,25 @@ std::unique_ptr<Backend> MakeCpu(int threads = 2) {
   return std::move(*made);
 }
 
+// A recipe whose gradients fold the scales of the forward codes; outliers are wide codes.
+Recipe Folded(const char* name, Elem elem, float max, Round round) {
+  Recipe recipe = *FindRecipe("fp4_ms_paper");
+  recipe.name = name;
+  const auto slot = [&](Slot s) -> Quant& { return recipe.linear.slots[static_cast<size_t>(s)]; };
+  slot(Slot::kXf).pre.comp = OccComp::kWide;
+  Quant gradient;
+  gradient.elem = elem;
+  gradient.scale = ScaleRule::kF32;
+  gradient.scale_max = max;
+  gradient.round = round;
+  gradient.fold = true;
+  gradient.block = Block::kToken;
+  slot(Slot::kGd) = gradient;
+  gradient.block = Block::kOutputChannel;
+  slot(Slot::kGw) = gradient;
+  return recipe;
+}
+
 // Recipes beyond the built-in rows: every axis that is built, stochastic slots included.
 std::vector<Recipe> ManyRecipes() {
   std::vector<Recipe> recipes;
@@ -56,6 +75,9 @@ std::vector<Recipe> ManyRecipes() {
     "Xw":{"elem":"bf16"}}})json");
   EXPECT_TRUE(w8a4.ok()) << w8a4.status().ToString();
   recipes.push_back(*w8a4);
+  recipes.push_back(Folded("fold4", Elem::kE2M1, 6, Round::kSr24));
+  recipes.push_back(Folded("foldi8", Elem::kInt8, 127, Round::kSr24));
+  recipes.push_back(Folded("fold8", Elem::kE4M3, 448, Round::kEven));
   return recipes;
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "base/strings.h"
+#include "kernels/cpu/random_words.h"
 #include "kernels/format_reference.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/dge.h"
@@ -53,6 +54,7 @@ bool SameBits(const Values& a, const Values& b) {
 struct Case {
   std::string name;
   Quant quant;
+  Axis contraction = Axis::kCols;
 };
 
 Quant Make(Elem elem, Block block, ScaleRule scale, float max, Round round = Round::kEven) {
@@ -90,11 +92,34 @@ std::vector<Case> AllCases() {
       {"occ_tensor_bf16", WithOcc(row, 0.99, OccScope::kTensor, OccComp::kBf16)},
       {"occ_tensor_none", WithOcc(row, 0.9, OccScope::kTensor, OccComp::kNone)},
       {"occ_token_e4m3", WithOcc(row, 0.9, OccScope::kToken, OccComp::kE4M3)},
+      {"occ_tensor_wide", WithOcc(row, 0.97, OccScope::kTensor, OccComp::kWide)},
+      {"occ_token_wide", WithOcc(row, 0.8, OccScope::kToken, OccComp::kWide)},
+      {"occ_ich_wide", WithOcc(Make(Elem::kE2M1, Block::kInputChannel, ScaleRule::kF32, 6), 0.9,
+                               OccScope::kTensor, OccComp::kWide)},
+      {"int8_tok_even", Make(Elem::kInt8, Block::kToken, ScaleRule::kF32, 127)},
+      {"int8_tok_sr24", Make(Elem::kInt8, Block::kToken, ScaleRule::kF32, 127, Round::kSr24)},
+      {"int8_och_rows_sr24",
+       Make(Elem::kInt8, Block::kOutputChannel, ScaleRule::kF32, 127, Round::kSr24), Axis::kRows},
+      {"e2m1_och_rows", Make(Elem::kE2M1, Block::kOutputChannel, ScaleRule::kF32, 6), Axis::kRows},
+      {"e2m1_och_rows_sr24",
+       Make(Elem::kE2M1, Block::kOutputChannel, ScaleRule::kF32, 6, Round::kSr24), Axis::kRows},
+      {"e2m1_tok_rows_te8", Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kTe8),
+       Axis::kRows},
+      {"e2m1_ich_p2", Make(Elem::kE2M1, Block::kInputChannel, ScaleRule::kP2, 6)},
+      {"e4m3_och_rows_cur", Make(Elem::kE4M3, Block::kOutputChannel, ScaleRule::kCurrent, 448),
+       Axis::kRows},
   };
 }
 
 float RoundOne(const Quant& quant, float y, const QuantizeContext& c, uint64_t element) {
   if (quant.elem == Elem::kBf16) return y;
+  if (quant.elem == Elem::kInt8) {
+    const double a = std::min(127.0, std::fabs(static_cast<double>(y)));
+    const double draw = formats::RandomWord(c.seed, c.step, c.stream, element) >> 8;
+    const double up = draw < (a - std::floor(a)) * 0x1p24 ? 1 : 0;
+    const double rounded = quant.round == Round::kSr24 ? std::floor(a) + up : std::nearbyint(a);
+    return static_cast<float>(y < 0 && rounded != 0 ? -rounded : rounded);
+  }
   const std::vector<double> magnitudes = FormatMagnitudes(quant.elem);
   using formats::TieRule;
   switch (quant.round) {
@@ -130,12 +155,17 @@ float EncOf(const Quant& quant, float amax) {
   }
 }
 
-// The whole quantizer in the plainest form: sort for the bounds, one element at a time.
-Values SlowDecode(const Quant& quant, const QuantizeContext& context, const Values& source,
-                  int64_t rows) {
-  const int64_t cols = static_cast<int64_t>(source.size()) / rows;
-  Values x = source;
-  for (float& v : x) v = formats::RoundBf16(v);
+// Which scale group an element belongs to.
+enum class Grouping { kAll, kRow, kColumn };
+Grouping GroupingOf(const Quant& quant, Axis contraction) {
+  if (quant.block == Block::kTensor) return Grouping::kAll;
+  const bool column = quant.block == Block::kInputChannel ||
+                      (quant.block == Block::kOutputChannel && contraction == Axis::kRows);
+  return column ? Grouping::kColumn : Grouping::kRow;
+}
+
+// bf16(source), clamped when the quantizer says so: by sorting.
+Values SlowClamp(const Quant& quant, const Values& x, int64_t rows) {
   Values clamped = x;
   const int64_t groups = quant.pre.scope == OccScope::kToken ? rows : 1;
   const int64_t length = static_cast<int64_t>(x.size()) / groups;
@@ -150,26 +180,54 @@ Values SlowDecode(const Quant& quant, const QuantizeContext& context, const Valu
                        sorted[static_cast<size_t>(index.high)]);
     }
   }
+  return clamped;
+}
+
+// The element value with the outlier's wide code in it.
+float AddWide(float value, float clamped, float enc, float grid) {
+  if (value == clamped) return grid;
+  const float total = std::nearbyint(std::min(127.0f, std::max(-127.0f, value * enc * 2.0f)));
+  return grid + std::min(127.0f, std::max(-127.0f, total - 2 * grid)) / 2;
+}
+
+// The whole quantizer in the plainest form: one element at a time. `fold`: what elements of the
+// contraction axis are divided by, empty when nothing is folded.
+Values SlowDecode(const Quant& quant, const QuantizeContext& context, const Values& source,
+                  int64_t rows, const Values& fold = {}) {
+  const int64_t cols = static_cast<int64_t>(source.size()) / rows;
+  const bool turned = context.contraction == Axis::kRows;
+  Values x = source;
+  for (float& v : x) v = formats::RoundBf16(v);
+  Values clamped = SlowClamp(quant, x, rows);
+  const auto fold_of = [&](int64_t i) {
+    return fold.empty() ? 1.0f : fold[static_cast<size_t>(turned ? i / cols : i % cols)];
+  };
   float residual_amax = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     residual_amax = std::max(residual_amax, std::fabs(x[i] - clamped[i]));
+    clamped[i] /= fold_of(static_cast<int64_t>(i));
   }
   const float residual_enc = formats::ScaleP2(residual_amax, 448.0f);
+  const Grouping grouping = GroupingOf(quant, context.contraction);
+  const auto group_of = [&](int64_t i) {
+    return grouping == Grouping::kAll ? 0 : (grouping == Grouping::kRow ? i / cols : i % cols);
+  };
+  Values amax(static_cast<size_t>(std::max(rows, cols)));
+  for (size_t i = 0; i < x.size(); ++i) {
+    float& largest = amax[static_cast<size_t>(group_of(static_cast<int64_t>(i)))];
+    largest = std::max(largest, std::fabs(clamped[i]));
+  }
   Values decoded(x.size());
   for (int64_t i = 0; i < static_cast<int64_t>(x.size()); ++i) {
-    const int64_t row = i / cols;
-    float amax = 0;
-    const bool whole = quant.block == Block::kTensor;
-    for (int64_t j = whole ? 0 : row * cols;
-         j < (whole ? static_cast<int64_t>(x.size()) : (row + 1) * cols); ++j) {
-      amax = std::max(amax, std::fabs(clamped[static_cast<size_t>(j)]));
-    }
-    const float enc = EncOf(quant, amax);
     const size_t at = static_cast<size_t>(i);
-    const float grid = RoundOne(quant, clamped[at] * enc, context, static_cast<uint64_t>(i));
+    const float enc = EncOf(quant, amax[static_cast<size_t>(group_of(i))]);
+    const int64_t element = turned ? i % cols * rows + i / cols : i;
+    float grid = RoundOne(quant, clamped[at] * enc, context, static_cast<uint64_t>(element));
+    if (quant.pre.comp == OccComp::kWide) grid = AddWide(x[at], clamped[at], enc, grid);
     const bool multiply =
         quant.scale == ScaleRule::kCurrent || quant.scale == ScaleRule::kCurrentP2;
     decoded[at] = multiply ? grid * (1.0f / enc) : grid / enc;
+    if (!fold.empty()) decoded[at] *= std::isinf(fold_of(i)) ? 0.0f : fold_of(i);
     const float residual = x[at] - clamped[at];
     if (quant.pre.comp == OccComp::kE4M3 && residual != 0) {
       decoded[at] += formats::RoundE4M3(residual * residual_enc) / residual_enc;
@@ -180,13 +238,20 @@ Values SlowDecode(const Quant& quant, const QuantizeContext& context, const Valu
   return decoded;
 }
 
+QuantizeContext ContextOf(const Case& test) {
+  QuantizeContext context{0x123456789ull, 4, 17, true};
+  context.contraction = test.contraction;
+  return context;
+}
+
 class Quantizer : public testing::TestWithParam<Case> {};
 
 TEST_P(Quantizer, EqualsThePlainDefinitionBitForBit) {
   const Quant& quant = GetParam().quant;
-  const QuantizeContext context{0x123456789ull, 4, 17, true};
+  const QuantizeContext context = ContextOf(GetParam());
   const std::unique_ptr<Backend> backend = MakeCpu();
-  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {13, 31}, {2, 521}}) {
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {13, 31}, {8, 12}, {2, 521}, {20, 1031}}) {
     const Values x = Random(1, rows * cols, 0.37f);
     Values decoded(x.size()), again(x.size());
     QuantizedTensor codes;
@@ -213,7 +278,8 @@ TEST_P(Quantizer, GivesTheSameBitsForEveryThreadCountAndInPlace) {
     Values decoded = x;
     QuantizedTensor codes;
     const TensorView view{decoded.data(), 37, 301};
-    ASSERT_TRUE(backend->Quantize(GetParam().quant, {}, view, &codes, view).ok());
+    const QuantizeContext context = ContextOf(GetParam());
+    ASSERT_TRUE(backend->Quantize(GetParam().quant, context, view, &codes, view).ok());
     if (threads == 1) first = decoded;
     EXPECT_TRUE(SameBits(decoded, first)) << threads;
   }
@@ -227,13 +293,14 @@ TEST_P(Quantizer, SurvivesOddInputs) {
     x[5] = odd;
     Values decoded(x.size());
     QuantizedTensor codes;
-    ASSERT_TRUE(
-        backend->Quantize(quant, {}, {x.data(), 3, 20}, &codes, {decoded.data(), 3, 20}).ok());
+    const Status status = backend->Quantize(quant, ContextOf(GetParam()), {x.data(), 3, 20}, &codes,
+                                            {decoded.data(), 3, 20});
+    ASSERT_TRUE(status.ok()) << status.ToString();
     const bool poison = !std::isfinite(formats::RoundBf16(odd));
     const bool clamped_away = quant.pre.enabled && quant.pre.comp == OccComp::kNone;
     if (quant.has_scale() && poison && !(clamped_away && !std::isnan(odd))) {
       EXPECT_GE(codes.nonfinite_amax, 1) << odd;
-      const float enc = static_cast<const float*>(codes.enc.data())[0];
+      const float enc = static_cast<const float*>(codes.enc.data())[codes.per_column() ? 5 : 0];
       EXPECT_TRUE(quant.pre.enabled ? std::isfinite(enc) : enc == 1.0f) << enc;
     }
     for (const float value : decoded) {
@@ -249,6 +316,107 @@ TEST_P(Quantizer, SurvivesOddInputs) {
 
 INSTANTIATE_TEST_SUITE_P(Cpu, Quantizer, testing::ValuesIn(AllCases()),
                          [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
+
+// Folding: the scales of codes of another operand go into this one first.
+class Folding : public testing::TestWithParam<Case> {};
+
+TEST_P(Folding, DividesByTheOtherOperandsScales) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{1, 1}, {7, 3}, {8, 12}, {31, 13}, {12, 1031}}) {
+    const int64_t depth = GetParam().contraction == Axis::kRows ? rows : cols;
+    Values other = Random(7, depth * 5, 0.2f);
+    if (depth > 2) std::fill_n(other.begin() + 10, 5, 0.0f);  // a row of zeros has no scale
+    QuantizedTensor other_codes;
+    const Quant other_quant = WithOcc(Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6), 0.9,
+                                      OccScope::kTensor, OccComp::kWide);
+    ASSERT_TRUE(
+        backend->Quantize(other_quant, {}, {other.data(), depth, 5}, &other_codes, {}).ok());
+    const float* enc = static_cast<const float*>(other_codes.enc.data());
+    Values fold(enc, enc + depth);
+    if (depth > 2) fold[2] = kInf;
+    QuantizeContext context = ContextOf(GetParam());
+    context.fold = &other_codes;
+    const Values x = Random(1, rows * cols, 0.37f);
+    Values decoded(x.size()), again(x.size());
+    QuantizedTensor codes;
+    Status status = backend->Quantize(GetParam().quant, context, {x.data(), rows, cols}, &codes,
+                                      {decoded.data(), rows, cols});
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    const Values expected = SlowDecode(GetParam().quant, context, x, rows, fold);
+    for (size_t i = 0; i < x.size(); ++i) {
+      ASSERT_EQ(formats::FloatBits(decoded[i]), formats::FloatBits(expected[i])) << i;
+    }
+    ASSERT_TRUE(backend->Dequantize(codes, {again.data(), rows, cols}).ok());
+    EXPECT_TRUE(SameBits(decoded, again));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cpu, Folding,
+    testing::Values(
+        Case{"e2m1_rows",
+             Make(Elem::kE2M1, Block::kOutputChannel, ScaleRule::kF32, 6, Round::kSr24),
+             Axis::kRows},
+        Case{"e2m1_cols", Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kSr24)},
+        Case{"int8_rows",
+             Make(Elem::kInt8, Block::kOutputChannel, ScaleRule::kF32, 127, Round::kSr24),
+             Axis::kRows},
+        Case{"int8_cols", Make(Elem::kInt8, Block::kToken, ScaleRule::kF32, 127, Round::kSr24)},
+        Case{"e4m3_rows", Make(Elem::kE4M3, Block::kOutputChannel, ScaleRule::kF32, 448),
+             Axis::kRows},
+        Case{"e4m3_cols", Make(Elem::kE4M3, Block::kToken, ScaleRule::kF32, 448)},
+        Case{"e2m1_tensor_rows", Make(Elem::kE2M1, Block::kTensor, ScaleRule::kF32, 6),
+             Axis::kRows}),
+    [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
+
+bool SameContent(const QuantizedTensor& a, const QuantizedTensor& b) {
+  return a.size_bytes() == b.size_bytes() && a.nonfinite_amax == b.nonfinite_amax &&
+         std::memcmp(a.codes.data(), b.codes.data(),
+                     static_cast<size_t>(a.rows * a.code_row_bytes())) == 0 &&
+         std::memcmp(a.enc.data(), b.enc.data(), static_cast<size_t>(a.scale_count() * 4)) == 0;
+}
+
+TEST(Quantize, BothCopiesOfTheGradientEqualTwoCalls) {
+  const int64_t rows = 20, cols = 1031;
+  const Values x = Random(1, rows * cols, 1e-4f), w = Random(2, cols * 8), a = Random(3, rows * 8);
+  for (const auto& [elem, max] :
+       {std::pair<Elem, float>{Elem::kE2M1, 6.0f}, {Elem::kInt8, 127.0f}}) {
+    for (const int threads : {1, 3}) {
+      const std::unique_ptr<Backend> backend = MakeCpu(threads);
+      const Quant plain = Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6);
+      QuantizedTensor weight, input, gd, gw, gd_alone, gw_alone;
+      ASSERT_TRUE(backend->Quantize(plain, {}, {w.data(), cols, 8}, &weight, {}).ok());
+      ASSERT_TRUE(backend->Quantize(plain, {}, {a.data(), rows, 8}, &input, {}).ok());
+      const Quant dgrad = Make(elem, Block::kToken, ScaleRule::kF32, max, Round::kSr24);
+      const Quant wgrad = Make(elem, Block::kOutputChannel, ScaleRule::kF32, max, Round::kSr24);
+      QuantizeContext first{11, 2, 5, true}, second{11, 2, 6, true};
+      first.fold = &weight;
+      second.fold = &input;
+      second.contraction = Axis::kRows;
+      const ConstTensorView dy(x.data(), rows, cols);
+      ASSERT_TRUE(backend->QuantizeBoth(dgrad, first, wgrad, second, dy, &gd, &gw).ok());
+      ASSERT_TRUE(backend->Quantize(dgrad, first, dy, &gd_alone, {}).ok());
+      ASSERT_TRUE(backend->Quantize(wgrad, second, dy, &gw_alone, {}).ok());
+      EXPECT_TRUE(SameContent(gd, gd_alone));
+      EXPECT_TRUE(SameContent(gw, gw_alone));
+    }
+  }
+}
+
+TEST(Quantize, FoldingRefusesScalesThatDoNotFit) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const Values x = Random(1, 12), w = Random(2, 6);
+  const Quant quant = Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6);
+  QuantizedTensor weight, codes;
+  ASSERT_TRUE(backend->Quantize(quant, {}, {w.data(), 3, 2}, &weight, {}).ok());
+  QuantizeContext context;
+  context.fold = &weight;
+  const Status status = backend->Quantize(quant, context, {x.data(), 3, 4}, &codes, {});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("(3, 2) codes cannot be folded into 4"), std::string::npos)
+      << status.message();
+}
 
 TEST(Quantize, ScalesByPowersOfTwoAreEquivariant) {
   const std::unique_ptr<Backend> backend = MakeCpu();
@@ -318,6 +486,31 @@ TEST(Health, CountsUnderflowSaturationAndError) {
   health = backend->MeasureHealth({x.data(), 1, 6}, codes, {decoded.data(), 1, 6});
   ASSERT_TRUE(health.ok());
   EXPECT_DOUBLE_EQ(health->saturation_share, 1.0 / 6);  // 6 lies beyond 3.5, the largest code
+}
+
+TEST(RandomWords, EqualTheGeneratorForEveryStartStrideAndLength) {
+  const cpu::RandomStream stream{0x123456789ABCDEFull, 7, 99};
+  for (const uint64_t first : {uint64_t{0}, uint64_t{5}, uint64_t{0xFFFFFFFD}, uint64_t{1} << 40}) {
+    for (const uint64_t stride : {uint64_t{1}, uint64_t{37}}) {
+      for (const int64_t groups : {1, 3, 8, 17, 64, 101}) {
+        std::vector<uint32_t> words(static_cast<size_t>(4 * groups));
+        cpu::RandomGroups(stream, first, stride, groups, words.data());
+        for (int64_t i = 0; i < 4 * groups; ++i) {
+          const uint64_t element = 4 * (first + static_cast<uint64_t>(i / 4) * stride);
+          ASSERT_EQ(words[static_cast<size_t>(i)],
+                    formats::RandomWord(stream.seed, stream.step, stream.stream,
+                                        element + static_cast<uint64_t>(i % 4)))
+              << first << " " << stride << " " << groups << " " << i;
+        }
+      }
+    }
+    uint32_t run[64];
+    const uint32_t* words = cpu::RandomRun(stream, first + 3, 50, run);
+    for (uint64_t i = 0; i < 50; ++i) {
+      ASSERT_EQ(words[i],
+                formats::RandomWord(stream.seed, stream.step, stream.stream, first + 3 + i));
+    }
+  }
 }
 
 TEST(DgeAccumulate, MultipliesTheFinishedGradient) {
