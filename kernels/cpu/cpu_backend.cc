@@ -79,16 +79,18 @@ Status CheckSameSize(const char* op, const char* what, const ConstTensorView& vi
   return CheckView(op, what, view, view.rows, view.cols, dtype);
 }
 
-CpuBackend::CpuBackend(int threads, int64_t memory_limit_bytes)
+CpuBackend::CpuBackend(int threads, int64_t memory_limit_bytes,
+                       const codes::KernelSet& code_kernels)
     : pool_(threads > 0 ? threads : std::min(UsableCores(), kMaxThreads)),
-      memory_limit_bytes_(memory_limit_bytes) {
+      memory_limit_bytes_(memory_limit_bytes),
+      code_kernels_(code_kernels) {
   // Each tile is one single-threaded call: the library's own split would depend on its threads.
   openblas_set_num_threads(1);
 }
 
 std::string CpuBackend::description() const {
-  return StrFormat("CPU, %d thread%s, OpenBLAS %s", pool_.threads(),
-                   pool_.threads() == 1 ? "" : "s", openblas_get_corename());
+  return StrFormat("CPU, %d thread%s, OpenBLAS %s, codes %s", pool_.threads(),
+                   pool_.threads() == 1 ? "" : "s", openblas_get_corename(), code_kernels_.name);
 }
 
 Support CpuBackend::Supports(const OpQuery& query) const {
@@ -140,7 +142,7 @@ void CpuBackend::Free(void* memory) {
 }
 
 int64_t CpuBackend::workspace_bytes() const {
-  int64_t total = code_reference_.size_bytes();
+  int64_t total = code_reference_.size_bytes() + code_workspace_.size_bytes();
   for (const Buffer* buffer :
        {&rope_table_, &norm_partials_, &attention_scratch_, &attention_rounded_, &gemm_a_, &gemm_b_,
         &reduce_partials_, &histogram_, &row_stats_, &column_stats_, &code_scales_}) {

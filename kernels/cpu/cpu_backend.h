@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/codes/gemm.h"
 #include "kernels/cpu/codes/reference.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -27,7 +28,7 @@ struct RowStats;
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(int threads, int64_t memory_limit_bytes);
+  CpuBackend(int threads, int64_t memory_limit_bytes, const codes::KernelSet& code_kernels);
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;
@@ -99,6 +100,7 @@ class CpuBackend final : public Backend {
   // The (cos, sin) table for positions [0, positions), grown when needed.
   Result<const float*> RopeTable(const RopeParams& params, int64_t positions);
   Result<double> Reduce(ConstTensorView x, bool squared);
+  Status WriteCodeScales(codes::CodeGemm* gemm);
 
   // Quantize in two passes over rows, one tensor for one or two jobs; struct RowStats carries what
   // one pass tells the next.
@@ -125,6 +127,8 @@ class CpuBackend final : public Backend {
   Buffer rope_table_, norm_partials_, attention_scratch_, attention_rounded_, gemm_a_, gemm_b_;
   Buffer reduce_partials_, histogram_, row_stats_, column_stats_, code_scales_;
   codes::ReferenceWorkspace code_reference_;
+  codes::FastWorkspace code_workspace_;
+  const codes::KernelSet& code_kernels_;
   int64_t rope_positions_ = 0;
   int64_t rope_head_dim_ = 0;
   double rope_theta_ = 0;

@@ -193,25 +193,27 @@ void WriteOuterScales(const CodeOperand& operand, float* scales) {
   std::fill(scales, scales + operand.extent, value);
 }
 
-void WriteGroupScales(const CodeOperand& operand, int group, float* scales) {
+void WriteGroupScales(const CodeOperand& operand, int group, int64_t stride, float* scales) {
   const QuantizedTensor& x = *operand.tensor;
   const int64_t groups = CeilDiv(operand.depth, group);
-  if (operand.group == 0) {
-    std::fill(scales, scales + groups * operand.extent, 1.0f);
-    return;
-  }
   const bool own = HasGroupScale(x.scale);
   const float* source = Floats(own ? x.group_scale : x.enc);
   const bool tiles = x.block == Block::kTile;
   const int64_t tile_cols = CeilDiv(x.cols, group);
-  for (int64_t i = 0; i < operand.extent; ++i) {
-    for (int64_t g = 0; g < groups; ++g) {
+  for (int64_t g = 0; g < groups; ++g) {
+    float* out = scales + g * stride;
+    std::fill(out + operand.extent, out + stride, 0.0f);
+    if (operand.group == 0) {
+      std::fill(out, out + operand.extent, 1.0f);
+      continue;
+    }
+    for (int64_t i = 0; i < operand.extent; ++i) {
       int64_t index = i * groups + g;
       if (tiles) {
-        index =
-            operand.contraction_along_cols ? i / group * tile_cols + g : g * tile_cols + i / group;
+        index = operand.contraction_along_cols ? i / group * tile_cols + g
+                                               : g * tile_cols + i / group;
       }
-      scales[g * operand.extent + i] = own ? source[index] : 1.0f / source[index];
+      out[i] = own ? source[index] : 1.0f / source[index];
     }
   }
 }

@@ -59,8 +59,11 @@ struct CodeGemm {
   // Filled by the caller from WriteOuterScales and WriteGroupScales.
   const float* left_scale = nullptr;   // (rows)
   const float* right_scale = nullptr;  // (cols)
-  const float* left_group = nullptr;   // (groups, rows)
-  const float* right_group = nullptr;  // (groups, cols)
+  // (groups, stride): entries from rows (cols) on are padding.
+  const float* left_group = nullptr;
+  const float* right_group = nullptr;
+  int64_t left_group_stride = 0;
+  int64_t right_group_stride = 0;
 
   int64_t groups() const { return group == 0 ? 0 : (depth + group - 1) / group; }
 };
@@ -73,8 +76,9 @@ Result<CodeGemm> DescribeCodeGemm(const QuantizedGemmParams& params, const Quant
 
 // extent values, multiplied by `unit` of the codes.
 void WriteOuterScales(const CodeOperand& operand, float* scales);
-// (groups, extent) factors of decoding, 1 for an operand without groups. `group` of the GEMM.
-void WriteGroupScales(const CodeOperand& operand, int group, float* scales);
+// (groups, stride) factors of decoding, 1 for an operand without groups, 0 for padding. `group` of
+// the GEMM.
+void WriteGroupScales(const CodeOperand& operand, int group, int64_t stride, float* scales);
 // Decoded value of entry i of a kE4M3 or kBf16 residual.
 float ResidualValue(const QuantizedTensor& x, int64_t i);
 

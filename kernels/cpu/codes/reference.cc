@@ -47,8 +47,8 @@ void AddProduct(ThreadPool& pool, const float* product, int64_t size, int32_t* s
 // sums (float) += fl(product * fl(left * right)) of one group.
 void AddGroup(ThreadPool& pool, const CodeGemm& gemm, int64_t group, const int32_t* product,
               float* sums) {
-  const float* left = gemm.left_group + group * gemm.rows;
-  const float* right = gemm.right_group + group * gemm.cols;
+  const float* left = gemm.left_group + group * gemm.left_group_stride;
+  const float* right = gemm.right_group + group * gemm.right_group_stride;
   pool.RunRanges(gemm.rows, kRowGrain, [&](int64_t first, int64_t last, int) {
     for (int64_t i = first; i < last; ++i) {
       const int32_t* in = product + i * gemm.cols;
@@ -70,7 +70,7 @@ float Correction(const CodeGemm& gemm, int64_t i, int64_t j) {
     const int64_t k = columns[r];
     const bool along = gemm.right.contraction_along_cols;
     float w = static_cast<float>(along ? gemm.right.CodeAt(j, k) : gemm.right.CodeAt(k, j));
-    if (gemm.group > 0) w *= gemm.right_group[k / gemm.group * gemm.cols + j];
+    if (gemm.group > 0) w *= gemm.right_group[k / gemm.group * gemm.right_group_stride + j];
     sum += ResidualValue(x, r) * w;
   }
   return sum;

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// AVX2: vpmaddubsw multiplies 32 unsigned by signed bytes and adds neighbours to 16-bit lanes.
+//
+// Tiles are 4 x 16. Four ways to form the sums:
+//
+// 1. Byte-Winograd, both codes within 12 (E2M1 in half units). S. Winograd's inner product trades
+//    half the products for sums: with e = codes 0..3 and o = codes 4..7 of eight,
+//      (a_e + b_o) (a_o + b_e) = a_e b_e + a_o b_o + a_e a_o + b_o b_e,
+//    one vpmaddubsw for eight codes of depth. u = (a_e + 24) + b_o is unsigned, v = a_o + b_e
+//    signed; the last two terms, with the 24, are biases of a row and of a column:
+//      sum of u v = sum a b + sum a_o (a_e + 24) + sum b_e (b_o + 24).
+//    Proof that nothing overflows. 0 <= u <= 48 and |v| <= 24, so a pair of products is at most
+//    2 * 48 * 24 = 2304 in magnitude, below the saturation of vpmaddubsw at 32767. All further
+//    16-bit arithmetic is modulo 2^16, so only the last value of a lane has to fit: the lane starts
+//    at minus its biases and ends at the sum of its true products, four per eight codes of depth,
+//    each at most 144 in magnitude. kWinogradSpan = 448 codes are 56 steps: 4 * 144 * 56 = 32256 <=
+//    32767. (57 steps could reach 32832.) Then vpmaddwd with ones widens to 32 bits.
+// 2. Offset, both within 12, for groups: u = a + 12 in [0, 24], |pair| <= 2 * 24 * 12 = 576. A lane
+//    starts at minus 12 times its right codes, ends at its true products, two per four codes: a
+//    group of kOffsetSpan = 448 ends at 2 * 144 * 112 = 32256 at most.
+// 3. Mixed, one side within 12, the other within 127 (INT8 gradients, wide outliers): u = a + 12
+//    and |pair| <= 2 * 24 * 127 = 6096; five steps reach 30480 <= 32767 without modulo arithmetic,
+//    then they are widened. The bias is taken off the 32-bit sums.
+// 4. Words, both within 127: 16-bit codes and vpmaddwd, |pair| <= 2 * 127 * 127, 32-bit sums.
+#include <immintrin.h>
+
+#include "kernels/cpu/codes/loops.h"
+#include "kernels/cpu/codes/pack_avx2.h"
+#include "kernels/cpu/codes/unroll.h"
+
+namespace nibble::cpu::codes {
+namespace {
+
+constexpr int kRows = 4;
+constexpr int kCols = 16;
+constexpr int kTiles = 2 * kRows;  // vectors of eight columns
+constexpr int kWinogradSpan = 448;
+constexpr int kOffsetSpan = 448;
+constexpr int kWinogradOffset = 24;
+constexpr int kOffset = 12;
+constexpr int kMixedSteps = 5;
+
+[[gnu::always_inline]] inline __m256i Load(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+[[gnu::always_inline]] inline void Put(void* p, __m256i value) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), value);
+}
+[[gnu::always_inline]] inline __m256i Broadcast(const uint8_t* p) {
+  return _mm256_set1_epi32(LoadWord(p));
+}
+[[gnu::always_inline]] inline __m256i Widen(__m256i sums) {
+  return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+}
+
+void WinogradLeftBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
+  __m128i sums = _mm_setzero_si128();
+  for (int64_t k = 0; k < depth; k += 8, panel += kRows * 8) {
+    const __m256i rows = Load(panel);
+    // a_e + 24 of the four rows, then a_o.
+    const __m256i halves = _mm256_permutevar8x32_epi32(
+        rows, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    sums = _mm_add_epi16(sums, _mm_maddubs_epi16(_mm256_castsi256_si128(halves),
+                                                 _mm256_extracti128_si256(halves, 1)));
+  }
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bias), _mm_sub_epi16(_mm_setzero_si128(), sums));
+}
+
+void WinogradRightBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
+  __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0;
+  const __m256i offset = _mm256_set1_epi8(kWinogradOffset);
+  for (int64_t k = 0; k < depth; k += 8, panel += kCols * 8) {
+    sum0 = _mm256_add_epi16(
+        sum0, _mm256_maddubs_epi16(_mm256_add_epi8(Load(panel), offset), Load(panel + 32)));
+    sum1 = _mm256_add_epi16(
+        sum1, _mm256_maddubs_epi16(_mm256_add_epi8(Load(panel + 64), offset), Load(panel + 96)));
+  }
+  const __m256i zero = _mm256_setzero_si256();
+  Put(bias, _mm256_sub_epi16(zero, sum0));
+  Put(bias + 8, _mm256_sub_epi16(zero, sum1));
+}
+
+void WinogradTile(const TileArgs& args) {
+  const uint8_t* left = args.left;
+  const uint8_t* right = args.right;
+  const int32_t* left_bias = args.left_bias;
+  const int32_t* right_bias = args.right_bias;
+  bool resume = args.resume;
+  for (int64_t k = 0; k < args.depth; k += kWinogradSpan) {
+    const int64_t depth = args.depth - k < kWinogradSpan ? args.depth - k : kWinogradSpan;
+    __m256i sums[kTiles];
+    Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
+      const __m256i row = _mm256_set1_epi32(left_bias[r]);
+      sums[2 * r] = _mm256_add_epi16(row, Load(right_bias));
+      sums[2 * r + 1] = _mm256_add_epi16(row, Load(right_bias + 8));
+    });
+    for (int64_t step = 0; step < depth; step += 8, left += kRows * 8, right += kCols * 8) {
+      const __m256i o0 = Load(right), e0 = Load(right + 32);
+      const __m256i o1 = Load(right + 64), e1 = Load(right + 96);
+      Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
+        const __m256i ae = Broadcast(left + r * 8);
+        const __m256i ao = Broadcast(left + r * 8 + 4);
+        sums[2 * r] = _mm256_add_epi16(
+            sums[2 * r], _mm256_maddubs_epi16(_mm256_add_epi8(ae, o0), _mm256_add_epi8(ao, e0)));
+        sums[2 * r + 1] = _mm256_add_epi16(
+            sums[2 * r + 1],
+            _mm256_maddubs_epi16(_mm256_add_epi8(ae, o1), _mm256_add_epi8(ao, e1)));
+      });
+    }
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+      int32_t* tile = args.tile + i * 8;
+      const __m256i wide = Widen(sums[i]);
+      Put(tile, resume ? _mm256_add_epi32(Load(tile), wide) : wide);
+    });
+    resume = true;
+    left_bias += kRows;
+    right_bias += kCols;
+  }
+}
+
+// Minus 12 times the codes, in the 16-bit lanes they are summed in.
+void OffsetBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
+  __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0;
+  const __m256i offset = _mm256_set1_epi8(kOffset);
+  for (int64_t k = 0; k < depth; k += 4, panel += kCols * 4) {
+    sum0 = _mm256_add_epi16(sum0, _mm256_maddubs_epi16(offset, Load(panel)));
+    sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(offset, Load(panel + 32)));
+  }
+  const __m256i zero = _mm256_setzero_si256();
+  Put(bias, _mm256_sub_epi16(zero, sum0));
+  Put(bias + 8, _mm256_sub_epi16(zero, sum1));
+}
+
+void OffsetGroupTile(const GroupTileArgs& args) {
+  const uint8_t* left = args.left;
+  const uint8_t* right = args.right;
+  const int32_t* bias = args.right_bias;
+  const float* left_factor = args.left_factor;
+  const float* right_factor = args.right_factor;
+  __m256 sums[kTiles];
+  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+    sums[i] = args.resume ? _mm256_loadu_ps(args.tile + i * 8) : _mm256_setzero_ps();
+  });
+  for (int64_t g = 0; g < args.groups; ++g) {
+    Unroll<kRows / 2>([&](auto half) NIBBLE_INLINE_LAMBDA {
+      __m256i products[4];
+      Unroll<4>([&](auto i) NIBBLE_INLINE_LAMBDA { products[i] = Load(bias + i % 2 * 8); });
+      const uint8_t* l = left + half * 8;
+      const uint8_t* r = right;
+      for (int64_t k = 0; k < args.group; k += 4, l += kRows * 4, r += kCols * 4) {
+        const __m256i b0 = Load(r), b1 = Load(r + 32);
+        const __m256i a0 = Broadcast(l), a1 = Broadcast(l + 4);
+        products[0] = _mm256_add_epi16(products[0], _mm256_maddubs_epi16(a0, b0));
+        products[1] = _mm256_add_epi16(products[1], _mm256_maddubs_epi16(a0, b1));
+        products[2] = _mm256_add_epi16(products[2], _mm256_maddubs_epi16(a1, b0));
+        products[3] = _mm256_add_epi16(products[3], _mm256_maddubs_epi16(a1, b1));
+      }
+      const __m256 factor0 = _mm256_loadu_ps(right_factor);
+      const __m256 factor1 = _mm256_loadu_ps(right_factor + 8);
+      Unroll<4>([&](auto i) NIBBLE_INLINE_LAMBDA {
+        constexpr int at = 4 * half + i;
+        const __m256 factor = _mm256_mul_ps(_mm256_set1_ps(left_factor[2 * half + i / 2]),
+                                            i % 2 == 0 ? factor0 : factor1);
+        sums[at] = _mm256_add_ps(
+            sums[at], _mm256_mul_ps(_mm256_cvtepi32_ps(Widen(products[i])), factor));
+      });
+    });
+    left += args.group * kRows;
+    right += args.group * kCols;
+    bias += kCols;
+    left_factor += args.left_stride;
+    right_factor += args.right_stride;
+  }
+  Unroll<kTiles>(
+      [&](auto i) NIBBLE_INLINE_LAMBDA { _mm256_storeu_ps(args.tile + i * 8, sums[i]); });
+}
+
+// Minus 12 times the sum of a lane's codes.
+template <int lanes>
+void MixedBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
+  int32_t sums[lanes] = {};
+  for (int64_t k = 0; k < depth; k += 4, panel += lanes * 4) {
+    for (int lane = 0; lane < lanes; ++lane) {
+      for (int i = 0; i < 4; ++i) sums[lane] += static_cast<int8_t>(panel[lane * 4 + i]);
+    }
+  }
+  for (int lane = 0; lane < lanes; ++lane) bias[lane] = -kOffset * sums[lane];
+}
+
+// Products of one step with the unsigned operand first.
+template <bool unsigned_left>
+[[gnu::always_inline]] inline __m256i Mixed(__m256i a, __m256i b) {
+  return unsigned_left ? _mm256_maddubs_epi16(a, b) : _mm256_maddubs_epi16(b, a);
+}
+
+template <bool unsigned_left>
+void MixedTile(const TileArgs& args) {
+  const uint8_t* left = args.left;
+  const uint8_t* right = args.right;
+  if (!args.resume) {
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+      Put(args.tile + i * 8, unsigned_left ? Load(args.right_bias + i % 2 * 8)
+                                           : _mm256_set1_epi32(args.left_bias[i / 2]));
+    });
+  }
+  const auto run = [&](auto steps) NIBBLE_INLINE_LAMBDA {
+    __m256i sums[kTiles];
+    Unroll<steps>([&](auto step) NIBBLE_INLINE_LAMBDA {
+      const __m256i b0 = Load(right + step * kCols * 4), b1 = Load(right + step * kCols * 4 + 32);
+      Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
+        const __m256i a = Broadcast(left + step * kRows * 4 + r * 4);
+        const __m256i p0 = Mixed<unsigned_left>(a, b0), p1 = Mixed<unsigned_left>(a, b1);
+        sums[2 * r] = step == 0 ? p0 : _mm256_add_epi16(sums[2 * r], p0);
+        sums[2 * r + 1] = step == 0 ? p1 : _mm256_add_epi16(sums[2 * r + 1], p1);
+      });
+    });
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+      int32_t* tile = args.tile + i * 8;
+      Put(tile, _mm256_add_epi32(Load(tile), Widen(sums[i])));
+    });
+    left += steps * kRows * 4;
+    right += steps * kCols * 4;
+  };
+  int64_t step = args.depth / 4;
+  for (; step >= kMixedSteps; step -= kMixedSteps) {
+    run(std::integral_constant<int, kMixedSteps>{});
+  }
+  for (; step > 0; --step) run(std::integral_constant<int, 1>{});
+}
+
+[[gnu::always_inline]] inline void AddWords(const uint8_t* left, const uint8_t* right,
+                                            int64_t depth, __m256i* sums) {
+  for (int64_t k = 0; k < depth; k += 2, left += kRows * 4, right += kCols * 4) {
+    const __m256i b0 = Load(right), b1 = Load(right + 32);
+    Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
+      const __m256i a = Broadcast(left + r * 4);
+      sums[2 * r] = _mm256_add_epi32(sums[2 * r], _mm256_madd_epi16(a, b0));
+      sums[2 * r + 1] = _mm256_add_epi32(sums[2 * r + 1], _mm256_madd_epi16(a, b1));
+    });
+  }
+}
+
+void WordsTile(const TileArgs& args) {
+  __m256i sums[kTiles];
+  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+    sums[i] = args.resume ? Load(args.tile + i * 8) : _mm256_setzero_si256();
+  });
+  AddWords(args.left, args.right, args.depth, sums);
+  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA { Put(args.tile + i * 8, sums[i]); });
+}
+
+void WordsGroupTile(const GroupTileArgs& args) {
+  if (!args.resume) {
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+      _mm256_storeu_ps(args.tile + i * 8, _mm256_setzero_ps());
+    });
+  }
+  for (int64_t g = 0; g < args.groups; ++g) {
+    __m256i sums[kTiles];
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA { sums[i] = _mm256_setzero_si256(); });
+    AddWords(args.left + g * args.group * kRows * 2, args.right + g * args.group * kCols * 2,
+             args.group, sums);
+    const float* left = args.left_factor + g * args.left_stride;
+    const float* right = args.right_factor + g * args.right_stride;
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+      float* tile = args.tile + i * 8;
+      const __m256 factor =
+          _mm256_mul_ps(_mm256_set1_ps(left[i / 2]), _mm256_loadu_ps(right + i % 2 * 8));
+      _mm256_storeu_ps(tile, _mm256_add_ps(_mm256_loadu_ps(tile),
+                                           _mm256_mul_ps(_mm256_cvtepi32_ps(sums[i]), factor)));
+    });
+  }
+}
+
+constexpr PanelLayout kQuadsLeft{PanelOrder::kQuads, kRows, 0};
+constexpr PanelLayout kQuadsRight{PanelOrder::kQuads, kCols, 0};
+constexpr PanelLayout kOffsetLeft{PanelOrder::kQuads, kRows, kOffset};
+constexpr PanelLayout kOffsetRight{PanelOrder::kQuads, kCols, kOffset};
+constexpr PanelLayout kWordsLeft{PanelOrder::kWords, kRows, 0};
+constexpr PanelLayout kWordsRight{PanelOrder::kWords, kCols, 0};
+constexpr Variant kOuter[] = {
+    {12, 12, {PanelOrder::kWinogradLeft, kRows, kWinogradOffset},
+     {PanelOrder::kWinogradRight, kCols, 0}, 8, kWinogradSpan, 3 * kWinogradSpan, WinogradLeftBias,
+     WinogradRightBias, WinogradTile, nullptr},
+    {12, 127, kOffsetLeft, kQuadsRight, 8, 0, 1280, nullptr, MixedBias<kCols>, MixedTile<true>,
+     nullptr},
+    {127, 12, kQuadsLeft, kOffsetRight, 8, 0, 1280, MixedBias<kRows>, nullptr, MixedTile<false>,
+     nullptr},
+    {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, WordsTile, nullptr},
+};
+constexpr Variant kGrouped[] = {
+    {12, 12, kOffsetLeft, kQuadsRight, 8, kOffsetSpan, 1280, nullptr, OffsetBias, nullptr,
+     OffsetGroupTile},
+    {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, nullptr, WordsGroupTile},
+};
+constexpr KernelSet kSet{"avx2",           kOuter,            4,      kGrouped,     2, ExpandAvx2,
+                         ScatterAlongAvx2, ScatterAcrossAvx2, Finish, FinishGroups, CorrectLoop};
+
+}  // namespace
+
+const KernelSet& Avx2Kernels() { return kSet; }
+
+}  // namespace nibble::cpu::codes

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/codes/gemm.h"
+
+#include <algorithm>
+
+namespace nibble::cpu::codes {
+namespace {
+
+// A task's block of results. The left rows of a depth block stay in the second cache.
+constexpr int64_t kBlockRows = 128;
+constexpr int64_t kBlockCols = 256;
+constexpr int64_t kSmallestBlock = 64;
+constexpr int64_t kWantedTasks = 8;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Plan {
+  int64_t left_panels, right_panels;  // per task
+  int64_t tasks_left, tasks_right;
+  int64_t depth_block;
+};
+
+Plan PlanOf(const Variant& variant, const CodeGemm& gemm, const PackedCodes& left,
+            const PackedCodes& right) {
+  int64_t rows = kBlockRows, cols = kBlockCols;
+  while (CeilDiv(gemm.rows, rows) * CeilDiv(gemm.cols, cols) < kWantedTasks &&
+         std::max(rows, cols) > kSmallestBlock) {
+    (cols >= rows ? cols : rows) /= 2;
+  }
+  Plan plan{};
+  plan.left_panels = std::max<int64_t>(1, rows / left.lanes);
+  plan.right_panels = std::max<int64_t>(1, cols / right.lanes);
+  plan.tasks_left = CeilDiv(CeilDiv(gemm.rows, left.lanes), plan.left_panels);
+  plan.tasks_right = CeilDiv(CeilDiv(gemm.cols, right.lanes), plan.right_panels);
+  int64_t block = variant.depth_block;
+  if (variant.group_tile != nullptr) {
+    block = std::max<int64_t>(1, block / gemm.group) * gemm.group;
+  }
+  // A short remainder joins the block before it.
+  plan.depth_block = left.depth <= block * 4 / 3 ? left.depth : block;
+  return plan;
+}
+
+class Multiplication {
+ public:
+  Multiplication(const KernelSet& kernels, const Variant& variant, const CodeGemm& gemm,
+                 const PackedCodes& left, const PackedCodes& right, const Plan& plan,
+                 const float* residual)
+      : kernels_(kernels),
+        variant_(variant),
+        gemm_(gemm),
+        left_(left),
+        right_(right),
+        plan_(plan),
+        residual_(residual) {}
+
+  // `tiles`: the task's sums, one tile after the other.
+  void RunTask(int64_t task, int32_t* tiles) const {
+    const int64_t first_left = task / plan_.tasks_right * plan_.left_panels;
+    const int64_t first_right = task % plan_.tasks_right * plan_.right_panels;
+    const int64_t last_left =
+        std::min(first_left + plan_.left_panels, CeilDiv(gemm_.rows, left_.lanes));
+    const int64_t last_right =
+        std::min(first_right + plan_.right_panels, CeilDiv(gemm_.cols, right_.lanes));
+    const int64_t tile_size = int64_t{left_.lanes} * right_.lanes;
+    const bool keep = plan_.depth_block < left_.depth;
+    for (int64_t k = 0; k < left_.depth; k += plan_.depth_block) {
+      const int64_t depth = std::min(plan_.depth_block, left_.depth - k);
+      int32_t* tile = tiles;
+      for (int64_t j = first_right; j < last_right; ++j) {
+        for (int64_t i = first_left; i < last_left; ++i) {
+          RunTile(i, j, k, depth, tile);
+          if (k + depth == left_.depth) FinishTile(i, j, tile);
+          if (keep) tile += tile_size;
+        }
+      }
+    }
+  }
+
+ private:
+  void RunTile(int64_t i, int64_t j, int64_t k, int64_t depth, int32_t* tile) const {
+    const uint8_t* left = left_.panel(i) + k * left_.lanes * variant_.left.code_bytes();
+    const uint8_t* right = right_.panel(j) + k * right_.lanes * variant_.right.code_bytes();
+    if (variant_.group_tile != nullptr) {
+      const int64_t g = k / gemm_.group;
+      variant_.group_tile({left, right, right_.bias(j) + g * right_.lanes, depth / gemm_.group,
+                           gemm_.group,
+                           gemm_.left_group + g * gemm_.left_group_stride + i * left_.lanes,
+                           gemm_.right_group + g * gemm_.right_group_stride + j * right_.lanes,
+                           gemm_.left_group_stride, gemm_.right_group_stride, k > 0,
+                           reinterpret_cast<float*>(tile)});
+      return;
+    }
+    const int64_t span = variant_.span == 0 ? 0 : k / variant_.span;
+    variant_.tile({left, right, left_.bias(i) + span * left_.lanes,
+                   right_.bias(j) + span * right_.lanes, depth, k > 0, tile});
+  }
+
+  void FinishTile(int64_t i, int64_t j, const int32_t* tile) const {
+    alignas(64) float correction[kMaxLeftLanes * kMaxRightLanes];
+    const int64_t row = i * left_.lanes;
+    const int64_t col = j * right_.lanes;
+    FinishArgs args{};
+    args.rows = std::min<int64_t>(left_.lanes, gemm_.rows - row);
+    args.cols = std::min<int64_t>(right_.lanes, gemm_.cols - col);
+    args.stride = right_.lanes;
+    args.left_scale = gemm_.left_scale + row;
+    args.right_scale = gemm_.right_scale + col;
+    args.accumulate = gemm_.accumulate;
+    args.out = gemm_.out + row * gemm_.cols + col;
+    args.out_stride = gemm_.cols;
+    if (gemm_.sparse) {
+      for (int64_t r = 0; r < args.rows; ++r) Correct(row + r, j, correction + r * args.stride);
+      args.correction = correction;
+    }
+    if (variant_.group_tile != nullptr) {
+      kernels_.finish_groups(reinterpret_cast<const float*>(tile), args);
+    } else {
+      kernels_.finish(tile, args);
+    }
+  }
+
+  void Correct(int64_t row, int64_t j, float* c) const {
+    const QuantizedTensor& x = *gemm_.left.tensor;
+    const int32_t* offsets = static_cast<const int32_t*>(x.residual_offsets.data());
+    const int32_t* columns = static_cast<const int32_t*>(x.residual_columns.data());
+    const int32_t first = offsets[row];
+    const bool grouped = gemm_.group > 0;
+    kernels_.correct({right_.panel(j), variant_.right, columns + first, residual_ + first,
+                      offsets[row + 1] - first,
+                      grouped ? gemm_.right_group + j * right_.lanes : nullptr,
+                      gemm_.right_group_stride, gemm_.group, c});
+  }
+
+  const KernelSet& kernels_;
+  const Variant& variant_;
+  const CodeGemm& gemm_;
+  const PackedCodes& left_;
+  const PackedCodes& right_;
+  const Plan& plan_;
+  const float* residual_;
+};
+
+}  // namespace
+
+int64_t FastWorkspace::size_bytes() const {
+  return left.memory.capacity_bytes() + right.memory.capacity_bytes() + scratch.capacity_bytes() +
+         residual.capacity_bytes();
+}
+
+const Variant* ChooseVariant(const KernelSet& kernels, const CodeGemm& gemm) {
+  const bool grouped = gemm.group > 0;
+  const Variant* variants = grouped ? kernels.grouped : kernels.outer;
+  const int count = grouped ? kernels.grouped_count : kernels.outer_count;
+  for (const Variant* v = variants; v < variants + count; ++v) {
+    if (grouped && (gemm.group % v->depth_multiple != 0 || (v->span > 0 && gemm.group > v->span))) {
+      continue;
+    }
+    if (gemm.left.max_code <= v->left_max && gemm.right.max_code <= v->right_max) return v;
+  }
+  return nullptr;
+}
+
+Status MultiplyCodes(Backend& backend, ThreadPool& pool, const KernelSet& kernels,
+                     const Variant& variant, const CodeGemm& gemm, const PackedCodes& left,
+                     const PackedCodes& right, FastWorkspace* workspace) {
+  const Plan plan = PlanOf(variant, gemm, left, right);
+  const int64_t tile_bytes = int64_t{left.lanes} * right.lanes * 4;
+  const int64_t per_thread = tile_bytes * plan.left_panels * plan.right_panels;
+  RETURN_IF_ERROR(workspace->scratch.Reserve(backend, per_thread * pool.threads()));
+  float* residual = nullptr;
+  if (gemm.sparse) {
+    const QuantizedTensor& x = *gemm.left.tensor;
+    RETURN_IF_ERROR(workspace->residual.Reserve(backend, x.residual_count * 4));
+    residual = static_cast<float*>(workspace->residual.data());
+    pool.RunRanges(x.residual_count, 4096, [&](int64_t first, int64_t last, int) {
+      for (int64_t i = first; i < last; ++i) residual[i] = ResidualValue(x, i);
+    });
+  }
+  const Multiplication work(kernels, variant, gemm, left, right, plan, residual);
+  uint8_t* scratch = static_cast<uint8_t*>(workspace->scratch.data());
+  pool.Run(plan.tasks_left * plan.tasks_right, [&](int64_t task, int worker) {
+    work.RunTask(task, reinterpret_cast<int32_t*>(scratch + worker * per_thread));
+  });
+  return OkStatus();
+}
+
+Status FastCodeGemm(Backend& backend, ThreadPool& pool, const KernelSet& kernels,
+                    const Variant& variant, const CodeGemm& gemm, FastWorkspace* workspace) {
+  RETURN_IF_ERROR(PackCodes(backend, pool, kernels, variant, gemm, PackSide::kLeft,
+                            &workspace->left));
+  RETURN_IF_ERROR(PackCodes(backend, pool, kernels, variant, gemm, PackSide::kRight,
+                            &workspace->right));
+  return MultiplyCodes(backend, pool, kernels, variant, gemm, workspace->left, workspace->right,
+                       workspace);
+}
+
+}  // namespace nibble::cpu::codes

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Loops that every instruction set compiles with its own flags: epilogue, outlier correction,
+// portable packing.
+//
+// Purpose: plain C++ the compiler vectorises. Everything has internal linkage: a copy compiled for
+// a newer instruction set must never be the one an older machine runs.
+// Thread-safety: pure functions.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/codes/kernels.h"
+
+namespace nibble::cpu::codes {
+namespace {
+
+template <typename Sum>
+void FinishLoop(const Sum* __restrict tile, const FinishArgs& args) {
+  const int64_t cols = args.cols;
+  const float* __restrict right = args.right_scale;
+  for (int64_t i = 0; i < args.rows; ++i) {
+    const Sum* __restrict in = tile + i * args.stride;
+    float* __restrict out = args.out + i * args.out_stride;
+    const float left = args.left_scale[i];
+    if (args.correction != nullptr) {
+      const float* __restrict c = args.correction + i * args.stride;
+      if (args.accumulate) {
+        for (int64_t j = 0; j < cols; ++j) {
+          out[j] += (static_cast<float>(in[j]) * left + c[j]) * right[j];
+        }
+      } else {
+        for (int64_t j = 0; j < cols; ++j) {
+          out[j] = (static_cast<float>(in[j]) * left + c[j]) * right[j];
+        }
+      }
+    } else if (args.accumulate) {
+      for (int64_t j = 0; j < cols; ++j) out[j] += static_cast<float>(in[j]) * left * right[j];
+    } else {
+      for (int64_t j = 0; j < cols; ++j) out[j] = static_cast<float>(in[j]) * left * right[j];
+    }
+  }
+}
+
+[[maybe_unused]] void Finish(const int32_t* tile, const FinishArgs& args) {
+  FinishLoop(tile, args);
+}
+[[maybe_unused]] void FinishGroups(const float* tile, const FinishArgs& args) {
+  FinishLoop(tile, args);
+}
+
+// Integer codes of all lanes at depth k, offset taken off.
+inline void PanelCodes(const uint8_t* panel, const PanelLayout& layout, int64_t k, float* codes) {
+  if (layout.order == PanelOrder::kWords) {
+    for (int lane = 0; lane < layout.lanes; ++lane) {
+      int16_t code;
+      std::memcpy(&code, panel + layout.At(k, lane), sizeof(code));
+      codes[lane] = static_cast<float>(code - layout.offset);
+    }
+    return;
+  }
+  const bool blocks = layout.order == PanelOrder::kWinogradRight;
+  if (layout.order != PanelOrder::kQuads && !blocks) {
+    for (int lane = 0; lane < layout.lanes; ++lane) {
+      const int8_t code = static_cast<int8_t>(panel[layout.At(k, lane)]);
+      codes[lane] = static_cast<float>(code - layout.OffsetAt(k));
+    }
+    return;
+  }
+  // Runs of four-byte cells: the byte of k moves to the top, an arithmetic shift brings it back.
+  const int shift = 24 - 8 * static_cast<int>(k % 4);
+  for (int lane = 0; lane < layout.lanes; lane += 8) {
+    const uint8_t* cells = panel + layout.At(k / 4 * 4, lane);
+    uint32_t words[8];
+    std::memcpy(words, cells, sizeof(words));
+    for (int i = 0; i < 8; ++i) {
+      const int32_t code = static_cast<int32_t>(words[i] << shift) >> 24;
+      codes[lane + i] = static_cast<float>(code - layout.offset);
+    }
+  }
+}
+
+[[maybe_unused]] void CorrectLoop(const CorrectionArgs& args) {
+  const int lanes = args.layout.lanes;
+  float sum[kMaxRightLanes] = {};
+  float codes[kMaxRightLanes];
+  for (int64_t r = 0; r < args.count; ++r) {
+    const int64_t k = args.columns[r];
+    const float value = args.values[r];
+    PanelCodes(args.panel, args.layout, k, codes);
+    if (args.factor != nullptr) {
+      const float* factor = args.factor + k / args.group * args.factor_stride;
+      for (int lane = 0; lane < lanes; ++lane) codes[lane] *= factor[lane];
+    }
+    for (int lane = 0; lane < lanes; ++lane) sum[lane] += value * codes[lane];
+  }
+  for (int lane = 0; lane < lanes; ++lane) args.c[lane] = sum[lane];
+}
+
+inline void PutCode(const PanelLayout& layout, int64_t panel_bytes, int64_t lane, int64_t k,
+                    int code, uint8_t* out) {
+  uint8_t* at = out + lane / layout.lanes * panel_bytes + layout.At(k, lane % layout.lanes);
+  const int value = code + layout.OffsetAt(k);
+  if (layout.order == PanelOrder::kWords) {
+    const int16_t word = static_cast<int16_t>(value);
+    std::memcpy(at, &word, sizeof(word));
+  } else {
+    *at = static_cast<uint8_t>(value);
+  }
+}
+
+[[maybe_unused]] void ExpandLoop(const uint8_t* nibbles, const int8_t* table, int64_t count,
+                                 int8_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = table[(nibbles[i / 2] >> (i % 2 * 4)) & 15];
+}
+
+[[maybe_unused]] void ScatterAlongLoop(const int8_t* source, int64_t stride, int64_t count,
+                                       const PanelLayout& layout, int64_t panel_bytes,
+                                       int64_t first_lane, int64_t first, uint8_t* out) {
+  for (int64_t lane = 0; lane < 8; ++lane) {
+    for (int64_t i = 0; i < count; ++i) {
+      PutCode(layout, panel_bytes, first_lane + lane, first + i, source[lane * stride + i], out);
+    }
+  }
+}
+
+[[maybe_unused]] void ScatterAcrossLoop(const int8_t* source, int64_t stride, int64_t count,
+                                        const PanelLayout& layout, int64_t panel_bytes,
+                                        int64_t first_lane, int64_t first, uint8_t* out) {
+  for (int64_t k = 0; k < 8; ++k) {
+    for (int64_t i = 0; i < count; ++i) {
+      PutCode(layout, panel_bytes, first_lane + i, first + k, source[k * stride + i], out);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::cpu::codes

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// AVX-512VL VNNI on 256-bit vectors: runs the code of avx_vnni.cc where only AVX-512 has vpdpbusd.
+#include <immintrin.h>
+
+#define NIBBLE_DPBUSD(sum, u8, s8) _mm256_dpbusd_epi32(sum, u8, s8)
+#include "kernels/cpu/codes/vnni256.h"
+
+namespace nibble::cpu::codes {
+
+const KernelSet& Vnni256Kernels() {
+  static constexpr KernelSet kSet{"vnni256", kOuter, 1, kGrouped, 1, ExpandAvx2, ScatterAlongAvx2,
+                                  ScatterAcrossAvx2, Finish, FinishGroups, CorrectLoop};
+  return kSet;
+}
+
+}  // namespace nibble::cpu::codes

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/cpu_features.h"
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "base/strings.h"
+#include "kernels/cpu/codes/kernels.h"
+#include "kernels/cpu/vector_math.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace nibble::cpu {
+namespace {
+
+constexpr const char* kOverrideVariable = "NIBBLE_CPU_ISA";
+
+#if defined(__x86_64__)
+// Registers the system saves on a context switch.
+uint64_t SavedRegisters() {
+  uint32_t eax, edx;
+  __asm__("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+  return (static_cast<uint64_t>(edx) << 32) | eax;
+}
+
+CpuFeatures Detect() {
+  CpuFeatures found;
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  const bool fma = (c >> 12 & 1u) != 0;
+  if ((c >> 27 & 1u) == 0) return found;  // no OSXSAVE: no wide registers
+  const uint64_t saved = SavedRegisters();
+  const bool saves_256 = (saved & 0x6u) == 0x6u;
+  const bool saves_512 = (saved & 0xE6u) == 0xE6u;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  const uint32_t subleaves = a;
+  found.avx2 = saves_256 && fma && (b >> 5 & 1u) != 0;
+  const bool avx512 = (b >> 16 & 1u) != 0 && (b >> 30 & 1u) != 0 && (b >> 31 & 1u) != 0;
+  found.avx512_vnni = found.avx2 && saves_512 && avx512 && (c >> 11 & 1u) != 0;
+  if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+    found.avx_vnni = found.avx2 && (a >> 4 & 1u) != 0;
+  }
+  return found;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+CpuFeatures Detect() {
+  CpuFeatures found;
+  found.neon_dot = (getauxval(AT_HWCAP) >> 20 & 1u) != 0;                     // HWCAP_ASIMDDP
+  found.neon_i8mm = found.neon_dot && (getauxval(AT_HWCAP2) >> 13 & 1u) != 0;  // HWCAP2_I8MM
+  return found;
+}
+#else
+CpuFeatures Detect() { return {}; }
+#endif
+
+struct Candidate {
+  const codes::KernelSet* kernels;
+  bool usable;
+  const char* needs;
+  const char* strength;
+  bool automatic;  // taken without being asked for
+};
+
+// Fastest first.
+std::vector<Candidate> Candidates() {
+  const CpuFeatures& cpu = HostCpuFeatures();
+  std::vector<Candidate> all;
+#if defined(__x86_64__)
+  all.push_back({&codes::Avx512VnniKernels(), cpu.avx512_vnni, "AVX-512 F, BW, VL and VNNI",
+                 "64 products per vpdpbusd on 512-bit vectors, full 8-bit codes", true});
+  all.push_back({&codes::AvxVnniKernels(), cpu.avx_vnni, "AVX-VNNI",
+                 "32 products per vpdpbusd on 256-bit vectors, full 8-bit codes", true});
+  all.push_back({&codes::Vnni256Kernels(), cpu.avx512_vnni, "AVX-512 F, BW, VL and VNNI",
+                 "the AVX-VNNI code in AVX-512 encoding, for comparison", false});
+  all.push_back({&codes::Avx2Kernels(), cpu.avx2, "AVX2 and FMA",
+                 "Winograd's inner product on vpmaddubsw, half the multiplications", true});
+#elif defined(__aarch64__)
+  all.push_back({&codes::NeonI8mmKernels(), cpu.neon_i8mm, "I8MM",
+                 "32 products per SMMLA", true});
+  all.push_back({&codes::NeonDotKernels(), cpu.neon_dot, "DOTPROD", "16 products per SDOT", true});
+#endif
+  (void)cpu;
+  all.push_back({&codes::BaselineKernels(), true, "nothing", "portable C++ on 16-bit pairs", true});
+  return all;
+}
+
+// The clone of a NIBBLE_CLONES loop that runs (vector_math.h).
+std::string LoopClone() {
+#if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return "x86-64-v4";
+  if (HostCpuFeatures().avx2) return "x86-64-v3";
+#endif
+  return "default";
+}
+
+}  // namespace
+
+const CpuFeatures& HostCpuFeatures() {
+  static const CpuFeatures features = Detect();
+  return features;
+}
+
+std::string CodeKernelOverride() {
+  const char* value = std::getenv(kOverrideVariable);
+  return value == nullptr ? "" : value;
+}
+
+Result<const codes::KernelSet*> ChooseCodeKernels(std::string_view override_name) {
+  std::string names;
+  for (const Candidate& candidate : Candidates()) {
+    if (!candidate.usable) continue;
+    if (override_name.empty() ? candidate.automatic : candidate.kernels->name == override_name) {
+      return candidate.kernels;
+    }
+    names += (names.empty() ? "" : ", ") + std::string(candidate.kernels->name);
+  }
+  return InvalidArgumentError(StrFormat("%s=%s: this CPU runs %s", kOverrideVariable,
+                                        std::string(override_name).c_str(), names.c_str()));
+}
+
+Result<std::vector<CpuCapability>> CpuCapabilities() {
+  const std::string asked = CodeKernelOverride();
+  ASSIGN_OR_RETURN(const codes::KernelSet* taken, ChooseCodeKernels(asked));
+  CpuCapability gemm;
+  gemm.name = "code GEMM";
+  gemm.chosen = taken->name;
+  for (const Candidate& candidate : Candidates()) {
+    CpuCapability::Option option{candidate.kernels->name, candidate.usable, ""};
+    if (candidate.kernels == taken) {
+      gemm.why = asked.empty() ? "the fastest this CPU runs: " + std::string(candidate.strength)
+                               : std::string(kOverrideVariable) + "=" + asked + " asks for it";
+      option.reason = gemm.why;
+    } else if (!candidate.usable) {
+      option.reason = StrFormat("this CPU lacks %s", candidate.needs);
+    } else {
+      option.reason = StrFormat("runs here (%s); %s", candidate.strength,
+                                candidate.automatic ? "slower than the one taken, or not asked for"
+                                                    : "only when asked for by name");
+    }
+    gemm.considered.push_back(std::move(option));
+  }
+  CpuCapability loops;
+  loops.name = "vector loops";
+  loops.chosen = LoopClone();
+  loops.why = "the loader picks the clone of each loop for this CPU and build";
+  bool reached = false;
+  for (const char* name : {"x86-64-v4", "x86-64-v3", "default"}) {
+    const bool taken_here = loops.chosen == name;
+    reached = reached || taken_here;
+    loops.considered.push_back(
+        {name, reached,
+         taken_here ? "taken" : (reached ? "runs here, slower" : "not in this CPU or build")});
+  }
+  return std::vector<CpuCapability>{std::move(gemm), std::move(loops)};
+}
+
+}  // namespace nibble::cpu

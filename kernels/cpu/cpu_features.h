@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What this processor can do, and which kernels it gets because of that.
+//
+// Purpose: the one place where instruction sets are detected and chosen; every choice can be shown
+// to a person. NIBBLE_CPU_ISA in the environment overrides the choice for GEMMs on codes; results
+// never depend on it. Thread-safety: thread-safe, pure after the first call.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+
+namespace nibble::cpu {
+
+namespace codes {
+struct KernelSet;
+}
+
+struct CpuFeatures {
+  bool avx2 = false;         // with FMA, and the system saves 256-bit registers
+  bool avx512_vnni = false;  // with F, BW, VL, and the system saves 512-bit registers
+  bool avx_vnni = false;     // the VEX encoding
+  bool neon_dot = false;     // SDOT
+  bool neon_i8mm = false;    // SMMLA
+};
+// The features of the machine this runs on.
+const CpuFeatures& HostCpuFeatures();
+
+// One kernel choice and what else there was.
+struct CpuCapability {
+  struct Option {
+    std::string name;
+    bool usable = false;
+    std::string reason;  // why it was taken, passed over, or cannot run here
+  };
+  std::string name;    // "code GEMM"
+  std::string chosen;  // name of the option taken
+  std::string why;
+  std::vector<Option> considered;  // fastest first, the chosen one among them
+};
+
+// The instruction set of GEMMs on codes: the fastest that runs here, or the one `override_name`
+// names ("" for none). INVALID_ARGUMENT for a name that is unknown or cannot run here, listing
+// those that can.
+Result<const codes::KernelSet*> ChooseCodeKernels(std::string_view override_name);
+// NIBBLE_CPU_ISA, "" when unset.
+std::string CodeKernelOverride();
+
+// Every choice made by instruction set in this process, NIBBLE_CPU_ISA included. Errors as
+// ChooseCodeKernels.
+Result<std::vector<CpuCapability>> CpuCapabilities();
+
+}  // namespace nibble::cpu
