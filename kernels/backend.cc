@@ -7,6 +7,7 @@
 
 #include "base/strings.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/cpu_features.h"
 
 namespace nibble {
 
@@ -90,8 +91,10 @@ Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, const Backen
     return InvalidArgumentError(StrFormat("memory limit = %lld bytes; expected 0 (none) or more",
                                           static_cast<long long>(options.memory_limit_bytes)));
   }
+  ASSIGN_OR_RETURN(const cpu::codes::KernelSet* code_kernels,
+                   cpu::ChooseCodeKernels(cpu::CodeKernelOverride()));
   std::unique_ptr<Backend> backend =
-      std::make_unique<cpu::CpuBackend>(options.threads, options.memory_limit_bytes);
+      std::make_unique<cpu::CpuBackend>(options.threads, options.memory_limit_bytes, *code_kernels);
   return backend;
 }
 

@@ -42,7 +42,7 @@ Status CpuBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quanti
   if (out.size() == 0) return OkStatus();
   RETURN_IF_ERROR(WriteCodeScales(&gemm));
   const codes::Variant* variant = codes::ChooseVariant(code_kernels_, gemm);
-  if (params.path != Support::kFast || variant == nullptr) {
+  if (params.path != Support::kFast || variant == nullptr || gemm.depth == 0) {
     return codes::ReferenceCodeGemm(*this, pool_, gemm, &code_reference_);
   }
   return codes::FastCodeGemm(*this, pool_, code_kernels_, *variant, gemm, &code_workspace_);

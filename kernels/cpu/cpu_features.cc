@@ -49,7 +49,7 @@ CpuFeatures Detect() {
 #elif defined(__aarch64__) && defined(__linux__)
 CpuFeatures Detect() {
   CpuFeatures found;
-  found.neon_dot = (getauxval(AT_HWCAP) >> 20 & 1u) != 0;                     // HWCAP_ASIMDDP
+  found.neon_dot = (getauxval(AT_HWCAP) >> 20 & 1u) != 0;                      // HWCAP_ASIMDDP
   found.neon_i8mm = found.neon_dot && (getauxval(AT_HWCAP2) >> 13 & 1u) != 0;  // HWCAP2_I8MM
   return found;
 }
@@ -79,8 +79,7 @@ std::vector<Candidate> Candidates() {
   all.push_back({&codes::Avx2Kernels(), cpu.avx2, "AVX2 and FMA",
                  "Winograd's inner product on vpmaddubsw, half the multiplications", true});
 #elif defined(__aarch64__)
-  all.push_back({&codes::NeonI8mmKernels(), cpu.neon_i8mm, "I8MM",
-                 "32 products per SMMLA", true});
+  all.push_back({&codes::NeonI8mmKernels(), cpu.neon_i8mm, "I8MM", "32 products per SMMLA", true});
   all.push_back({&codes::NeonDotKernels(), cpu.neon_dot, "DOTPROD", "16 products per SDOT", true});
 #endif
   (void)cpu;

@@ -11,6 +11,7 @@
 
 #include "base/strings.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/formats/fp8.h"
 #include "kernels/formats/philox.h"
 
@@ -234,12 +235,15 @@ struct Case {
   bool accumulate = false;
 };
 
-// Every path and thread count must give the oracle's bits.
+// "reference", or the instruction set of the fast path.
 struct Runner {
-  explicit Runner(Support p, int threads = 2) : path(p) {
+  explicit Runner(const std::string& isa, int threads = 2)
+      : path(isa == "reference" ? Support::kReference : Support::kFast) {
+    if (path == Support::kFast) setenv("NIBBLE_CPU_ISA", isa.c_str(), 1);
     BackendOptions options;
     options.threads = threads;
     backend = std::move(*MakeBackend("cpu", options));
+    unsetenv("NIBBLE_CPU_ISA");
   }
 
   void Check(const Case& c, int64_t m, int64_t n, int64_t k) {
@@ -287,12 +291,22 @@ std::vector<Case> Products(const Spec& left, const Spec& right) {
   return cases;
 }
 
-class CodeGemm : public testing::TestWithParam<Support> {
+// The reference path and every instruction set this CPU runs.
+std::vector<std::string> PathsHere() {
+  std::vector<std::string> paths = {"reference"};
+  const Result<std::vector<cpu::CpuCapability>> all = cpu::CpuCapabilities();
+  for (const cpu::CpuCapability::Option& option : all->front().considered) {
+    if (option.usable) paths.push_back(option.name);
+  }
+  return paths;
+}
+
+class CodeGemm : public testing::TestWithParam<std::string> {
  protected:
   void CheckAll(const Case& c) {
-    for (const auto& size : kSizes) runner_.Check(c, size[0], size[1], size[2]);
+    for (const auto& size : kSizes) runner_->Check(c, size[0], size[1], size[2]);
   }
-  Runner runner_{GetParam()};
+  std::unique_ptr<Runner> runner_ = std::make_unique<Runner>(GetParam());
 };
 
 TEST_P(CodeGemm, EveryPairOfFormatsAndPatternEqualsTheIntegerLoop) {
@@ -394,14 +408,14 @@ TEST_P(CodeGemm, ResidualsOfTheLeftOperandAreAddedInColumnOrder) {
 TEST_P(CodeGemm, LongContractionsStayExact) {
   Case c;
   c.left.pattern = c.right.pattern = Pattern::kLargest;
-  runner_.Check(c, 5, 17, 9001);
+  runner_->Check(c, 5, 17, 9001);
   c.left.elem = Elem::kInt8;
-  runner_.Check(c, 5, 17, 9001);
+  runner_->Check(c, 5, 17, 9001);
   c.right.elem = Elem::kInt8;
-  runner_.Check(c, 5, 17, 9001);
+  runner_->Check(c, 5, 17, 9001);
   c.right.pattern = Pattern::kRandom;
   c.transpose_b = false;
-  runner_.Check(c, 3, 5, 20011);
+  runner_->Check(c, 3, 5, 20011);
 }
 
 TEST_P(CodeGemm, OneThreadAndThreeGiveTheSameBits) {
@@ -411,17 +425,17 @@ TEST_P(CodeGemm, OneThreadAndThreeGiveTheSameBits) {
 }
 
 TEST_P(CodeGemm, EmptyProducts) {
-  runner_.Check({}, 0, 5, 3);
-  runner_.Check({}, 5, 0, 3);
-  runner_.Check({}, 5, 7, 0);
+  runner_->Check({}, 0, 5, 3);
+  runner_->Check({}, 5, 0, 3);
+  runner_->Check({}, 5, 7, 0);
 }
 
 TEST_P(CodeGemm, RefusesWhatItCannotMultiply) {
-  Backend& backend = *runner_.backend;
+  Backend& backend = *runner_->backend;
   std::vector<float> out(64);
   QuantizedGemmParams params;
   params.transpose_b = Transpose::kYes;
-  params.path = GetParam();
+  params.path = runner_->path;
   const auto run = [&](const QuantizedTensor& a, const QuantizedTensor& b) {
     return backend.QuantizedGemm(params, a, b, {out.data(), 8, 8});
   };
@@ -454,7 +468,40 @@ TEST_P(CodeGemm, RefusesWhatItCannotMultiply) {
   EXPECT_EQ(run(a.tensor, b.tensor).code(), StatusCode::kUnimplemented);
 }
 
-INSTANTIATE_TEST_SUITE_P(Reference, CodeGemm, testing::Values(Support::kReference));
+INSTANTIATE_TEST_SUITE_P(Paths, CodeGemm, testing::ValuesIn(PathsHere()),
+                         [](const auto& info) { return info.param; });
+
+TEST(CodeKernelChoice, TheCapabilityListNamesTheChosenSetAndWhy) {
+  const Result<std::vector<cpu::CpuCapability>> all = cpu::CpuCapabilities();
+  ASSERT_TRUE(all.ok());
+  const cpu::CpuCapability& gemm = all->front();
+  EXPECT_EQ(gemm.name, "code GEMM");
+  EXPECT_FALSE(gemm.why.empty());
+  bool found = false;
+  for (const auto& option : gemm.considered) {
+    EXPECT_FALSE(option.reason.empty());
+    if (option.name != gemm.chosen) continue;
+    found = true;
+    EXPECT_TRUE(option.usable);
+  }
+  EXPECT_TRUE(found);
+  EXPECT_EQ(gemm.considered.back().name, "baseline");
+}
+
+TEST(CodeKernelChoice, TheEnvironmentOverridesAndAWrongNameListsWhatThisCpuRuns) {
+  setenv("NIBBLE_CPU_ISA", "baseline", 1);
+  Result<std::vector<cpu::CpuCapability>> all = cpu::CpuCapabilities();
+  ASSERT_TRUE(all.ok());
+  EXPECT_EQ(all->front().chosen, "baseline");
+  EXPECT_NE(MakeBackend("cpu", {}).value()->description().find("codes baseline"),
+            std::string::npos);
+  setenv("NIBBLE_CPU_ISA", "mmx", 1);
+  const Status status = MakeBackend("cpu", {}).status();
+  unsetenv("NIBBLE_CPU_ISA");
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("NIBBLE_CPU_ISA=mmx"), std::string::npos);
+  EXPECT_NE(status.message().find("baseline"), std::string::npos);
+}
 
 }  // namespace
 }  // namespace nibble

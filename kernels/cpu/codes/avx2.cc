@@ -59,8 +59,8 @@ void WinogradLeftBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   for (int64_t k = 0; k < depth; k += 8, panel += kRows * 8) {
     const __m256i rows = Load(panel);
     // a_e + 24 of the four rows, then a_o.
-    const __m256i halves = _mm256_permutevar8x32_epi32(
-        rows, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    const __m256i halves =
+        _mm256_permutevar8x32_epi32(rows, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
     sums = _mm_add_epi16(sums, _mm_maddubs_epi16(_mm256_castsi256_si128(halves),
                                                  _mm256_extracti128_si256(halves, 1)));
   }
@@ -162,8 +162,8 @@ void OffsetGroupTile(const GroupTileArgs& args) {
         constexpr int at = 4 * half + i;
         const __m256 factor = _mm256_mul_ps(_mm256_set1_ps(left_factor[2 * half + i / 2]),
                                             i % 2 == 0 ? factor0 : factor1);
-        sums[at] = _mm256_add_ps(
-            sums[at], _mm256_mul_ps(_mm256_cvtepi32_ps(Widen(products[i])), factor));
+        sums[at] =
+            _mm256_add_ps(sums[at], _mm256_mul_ps(_mm256_cvtepi32_ps(Widen(products[i])), factor));
       });
     });
     left += args.group * kRows;
@@ -172,8 +172,8 @@ void OffsetGroupTile(const GroupTileArgs& args) {
     left_factor += args.left_stride;
     right_factor += args.right_stride;
   }
-  Unroll<kTiles>(
-      [&](auto i) NIBBLE_INLINE_LAMBDA { _mm256_storeu_ps(args.tile + i * 8, sums[i]); });
+  Unroll<kTiles>([&](auto i)
+                     NIBBLE_INLINE_LAMBDA { _mm256_storeu_ps(args.tile + i * 8, sums[i]); });
 }
 
 // Minus 12 times the sum of a lane's codes.
@@ -280,9 +280,17 @@ constexpr PanelLayout kOffsetRight{PanelOrder::kQuads, kCols, kOffset};
 constexpr PanelLayout kWordsLeft{PanelOrder::kWords, kRows, 0};
 constexpr PanelLayout kWordsRight{PanelOrder::kWords, kCols, 0};
 constexpr Variant kOuter[] = {
-    {12, 12, {PanelOrder::kWinogradLeft, kRows, kWinogradOffset},
-     {PanelOrder::kWinogradRight, kCols, 0}, 8, kWinogradSpan, 3 * kWinogradSpan, WinogradLeftBias,
-     WinogradRightBias, WinogradTile, nullptr},
+    {12,
+     12,
+     {PanelOrder::kWinogradLeft, kRows, kWinogradOffset},
+     {PanelOrder::kWinogradRight, kCols, 0},
+     8,
+     kWinogradSpan,
+     3 * kWinogradSpan,
+     WinogradLeftBias,
+     WinogradRightBias,
+     WinogradTile,
+     nullptr},
     {12, 127, kOffsetLeft, kQuadsRight, 8, 0, 1280, nullptr, MixedBias<kCols>, MixedTile<true>,
      nullptr},
     {127, 12, kQuadsLeft, kOffsetRight, 8, 0, 1280, MixedBias<kRows>, nullptr, MixedTile<false>,
@@ -294,8 +302,9 @@ constexpr Variant kGrouped[] = {
      OffsetGroupTile},
     {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, nullptr, WordsGroupTile},
 };
-constexpr KernelSet kSet{"avx2",           kOuter,            4,      kGrouped,     2, ExpandAvx2,
-                         ScatterAlongAvx2, ScatterAcrossAvx2, Finish, FinishGroups, CorrectLoop};
+constexpr KernelSet kSet{
+    "avx2", kOuter,       4,          kGrouped, 2, ExpandAvx2, ScatterAlongAvx2, ScatterAcrossAvx2,
+    Finish, FinishGroups, CorrectLoop};
 
 }  // namespace
 

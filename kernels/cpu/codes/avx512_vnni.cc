@@ -26,6 +26,12 @@ constexpr int kRightStep = kCols * 4;
   return _mm512_set1_epi32(LoadWord(p));
 }
 
+// As _mm512_cvtepi32_ps, whose header GCC 12 warns about.
+[[gnu::always_inline]] inline __m512 Floats(__m512i integers) {
+  using Integers = int32_t __attribute__((vector_size(64)));
+  return __builtin_convertvector(reinterpret_cast<Integers>(integers), __m512);
+}
+
 void Bias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0;
   const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
@@ -54,8 +60,8 @@ void Tile(const TileArgs& args) {
       sums[2 * r + 1] = _mm512_dpbusd_epi32(sums[2 * r + 1], a, b1);
     });
   }
-  Unroll<2 * kRows>(
-      [&](auto i) NIBBLE_INLINE_LAMBDA { _mm512_storeu_si512(args.tile + i * 16, sums[i]); });
+  Unroll<2 * kRows>([&](auto i)
+                        NIBBLE_INLINE_LAMBDA { _mm512_storeu_si512(args.tile + i * 16, sums[i]); });
 }
 
 // Rows half by half: 16 FP32 sums, 8 integer sums, 2 right vectors and a broadcast in 32 registers.
@@ -93,12 +99,11 @@ void GroupTile(const GroupTileArgs& args) {
       Unroll<kHalf>([&](auto i) NIBBLE_INLINE_LAMBDA {
         constexpr int row = half * kHalf + i;
         const __m512 factor = _mm512_set1_ps(left_factor[row]);
-        sums[2 * row] = _mm512_add_ps(sums[2 * row],
-                                      _mm512_mul_ps(_mm512_cvtepi32_ps(products[2 * i]),
-                                                    _mm512_mul_ps(factor, factor0)));
-        sums[2 * row + 1] = _mm512_add_ps(sums[2 * row + 1],
-                                          _mm512_mul_ps(_mm512_cvtepi32_ps(products[2 * i + 1]),
-                                                        _mm512_mul_ps(factor, factor1)));
+        sums[2 * row] = _mm512_add_ps(
+            sums[2 * row], _mm512_mul_ps(Floats(products[2 * i]), _mm512_mul_ps(factor, factor0)));
+        sums[2 * row + 1] = _mm512_add_ps(
+            sums[2 * row + 1],
+            _mm512_mul_ps(Floats(products[2 * i + 1]), _mm512_mul_ps(factor, factor1)));
       });
     });
     left += args.group * kRows;
@@ -107,8 +112,8 @@ void GroupTile(const GroupTileArgs& args) {
     left_factor += args.left_stride;
     right_factor += args.right_stride;
   }
-  Unroll<2 * kRows>(
-      [&](auto i) NIBBLE_INLINE_LAMBDA { _mm512_storeu_ps(args.tile + i * 16, sums[i]); });
+  Unroll<2 * kRows>([&](auto i)
+                        NIBBLE_INLINE_LAMBDA { _mm512_storeu_ps(args.tile + i * 16, sums[i]); });
 }
 
 constexpr PanelLayout kLeft{PanelOrder::kQuads, kRows, kOffset};
@@ -120,8 +125,17 @@ constexpr Variant kOuter[] = {
 constexpr Variant kGrouped[] = {
     {127, 127, kLeft, kRight, 8, 0, 768, nullptr, Bias, nullptr, GroupTile},
 };
-constexpr KernelSet kSet{"avx512vnni",     kOuter,       1,      kGrouped,    1, ExpandAvx2,
-                         ScatterAlongAvx2, ScatterAcrossAvx2, Finish, FinishGroups, CorrectLoop};
+constexpr KernelSet kSet{"avx512vnni",
+                         kOuter,
+                         1,
+                         kGrouped,
+                         1,
+                         ExpandAvx2,
+                         ScatterAlongAvx2,
+                         ScatterAcrossAvx2,
+                         Finish,
+                         FinishGroups,
+                         CorrectLoop};
 
 }  // namespace
 

@@ -59,8 +59,17 @@ constexpr Variant kOuter[] = {
 constexpr Variant kGrouped[] = {
     {127, 127, kLeft, kRight, 8, 0, 768, nullptr, nullptr, nullptr, GroupTile},
 };
-constexpr KernelSet kSet{"baseline",       kOuter,            1,      kGrouped,     1, ExpandLoop,
-                         ScatterAlongLoop, ScatterAcrossLoop, Finish, FinishGroups, CorrectLoop};
+constexpr KernelSet kSet{"baseline",
+                         kOuter,
+                         1,
+                         kGrouped,
+                         1,
+                         ExpandLoop,
+                         ScatterAlongLoop,
+                         ScatterAcrossLoop,
+                         Finish,
+                         FinishGroups,
+                         CorrectLoop};
 
 }  // namespace
 

@@ -187,10 +187,10 @@ Status MultiplyCodes(Backend& backend, ThreadPool& pool, const KernelSet& kernel
 
 Status FastCodeGemm(Backend& backend, ThreadPool& pool, const KernelSet& kernels,
                     const Variant& variant, const CodeGemm& gemm, FastWorkspace* workspace) {
-  RETURN_IF_ERROR(PackCodes(backend, pool, kernels, variant, gemm, PackSide::kLeft,
-                            &workspace->left));
-  RETURN_IF_ERROR(PackCodes(backend, pool, kernels, variant, gemm, PackSide::kRight,
-                            &workspace->right));
+  RETURN_IF_ERROR(
+      PackCodes(backend, pool, kernels, variant, gemm, PackSide::kLeft, &workspace->left));
+  RETURN_IF_ERROR(
+      PackCodes(backend, pool, kernels, variant, gemm, PackSide::kRight, &workspace->right));
   return MultiplyCodes(backend, pool, kernels, variant, gemm, workspace->left, workspace->right,
                        workspace);
 }

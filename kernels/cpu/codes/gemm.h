@@ -22,12 +22,12 @@ inline constexpr int64_t kScalePadding = 64;
 // One operand in panels, grown on demand, never shrunk.
 struct PackedCodes {
   Buffer memory;
-  int64_t depth = 0;        // padded
+  int64_t depth = 0;  // padded
   int64_t panels = 0;
   int64_t panel_bytes = 0;
-  int64_t spans = 0;        // bias entries per panel and lane
+  int64_t spans = 0;  // bias entries per panel and lane
   int lanes = 0;
-  int64_t bias_at = 0;      // byte offset of the biases
+  int64_t bias_at = 0;  // byte offset of the biases
 
   const uint8_t* panel(int64_t i) const {
     return static_cast<const uint8_t*>(memory.data()) + i * panel_bytes;

@@ -210,8 +210,8 @@ void WriteGroupScales(const CodeOperand& operand, int group, int64_t stride, flo
     for (int64_t i = 0; i < operand.extent; ++i) {
       int64_t index = i * groups + g;
       if (tiles) {
-        index = operand.contraction_along_cols ? i / group * tile_cols + g
-                                               : g * tile_cols + i / group;
+        index =
+            operand.contraction_along_cols ? i / group * tile_cols + g : g * tile_cols + i / group;
       }
       out[i] = own ? source[index] : 1.0f / source[index];
     }

@@ -71,8 +71,8 @@ struct Packer {
         kernels.scatter_along(block, kSegment, count, layout, packed.panel_bytes, first_row, first,
                               out);
       } else {
-        kernels.scatter_across(block, kSegment, count, layout, packed.panel_bytes, first,
-                               first_row, out);
+        kernels.scatter_across(block, kSegment, count, layout, packed.panel_bytes, first, first_row,
+                               out);
       }
     }
   }

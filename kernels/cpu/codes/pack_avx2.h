@@ -92,8 +92,7 @@ template <PanelOrder order>
     const __m256i first = _mm256_unpacklo_epi32(low, high);   // lanes 0 1 | 4 5
     const __m256i second = _mm256_unpackhi_epi32(low, high);  // lanes 2 3 | 6 7
     Store(to, _mm256_permute2x128_si256(first, second, 0x20));
-    Store(lanes == 4 ? to + panel_bytes : to + 32,
-          _mm256_permute2x128_si256(first, second, 0x31));
+    Store(lanes == 4 ? to + panel_bytes : to + 32, _mm256_permute2x128_si256(first, second, 0x31));
   }
 }
 

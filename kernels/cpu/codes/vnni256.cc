@@ -9,8 +9,17 @@
 namespace nibble::cpu::codes {
 
 const KernelSet& Vnni256Kernels() {
-  static constexpr KernelSet kSet{"vnni256", kOuter, 1, kGrouped, 1, ExpandAvx2, ScatterAlongAvx2,
-                                  ScatterAcrossAvx2, Finish, FinishGroups, CorrectLoop};
+  static constexpr KernelSet kSet{"vnni256",
+                                  kOuter,
+                                  1,
+                                  kGrouped,
+                                  1,
+                                  ExpandAvx2,
+                                  ScatterAlongAvx2,
+                                  ScatterAcrossAvx2,
+                                  Finish,
+                                  FinishGroups,
+                                  CorrectLoop};
   return kSet;
 }
 

@@ -73,8 +73,8 @@ void GroupTile(const GroupTileArgs& args) {
   const float* right_factor = args.right_factor;
   for (int64_t g = 0; g < args.groups; ++g) {
     __m256i products[kTiles];
-    Unroll<kTiles>(
-        [&](auto i) NIBBLE_INLINE_LAMBDA { products[i] = Load(bias + i % kVectors * 8); });
+    Unroll<kTiles>([&](auto i)
+                       NIBBLE_INLINE_LAMBDA { products[i] = Load(bias + i % kVectors * 8); });
     for (int64_t k = 0; k < args.group; k += 4, left += kRows * 4, right += kCols * 4) {
       const __m256i b0 = Load(right), b1 = Load(right + 32), b2 = Load(right + 64);
       Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
