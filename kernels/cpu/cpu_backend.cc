@@ -99,7 +99,9 @@ Support CpuBackend::Supports(const OpQuery& query) const {
     case Op::kQuantize:
       return narrow(query.left) ? Support::kFast : Support::kNone;
     case Op::kQuantizedGemm:
-      return Support::kReference;
+      return codes::CodeTableOf(query.left) != nullptr && codes::CodeTableOf(query.right) != nullptr
+                 ? Support::kFast
+                 : Support::kReference;
     case Op::kGemm:
       return narrow(query.left) || narrow(query.right) ? Support::kNone : Support::kFast;
     default:

@@ -317,7 +317,7 @@ TEST(Linear, PathsNameWhatRuns) {
   const std::unique_ptr<Backend> backend = MakeCpu();
   Result<LinearPaths> paths = PathsOf(*backend, FindRecipe("fp4_ms_paper")->linear, 64, 32, 16);
   ASSERT_TRUE(paths.ok());
-  EXPECT_STREQ(SupportName(paths->fprop.support), "reference");
+  EXPECT_STREQ(SupportName(paths->fprop.support), "fast");
   paths = PathsOf(*backend, FindRecipe("fp32")->linear, 64, 32, 16);
   ASSERT_TRUE(paths.ok());
   EXPECT_STREQ(SupportName(paths->wgrad.support), "fast");
