@@ -7,6 +7,7 @@
 #include "base/strings.h"
 #include "worker/bench/bench.h"
 #include "worker/bench/machine.h"
+#include "worker/bench/packed_gemm.h"
 #include "worker/bench/peers.h"
 
 namespace nibble::bench {
@@ -84,6 +85,7 @@ Result<LinearRecipe> RecipeOf(const Variant& variant) {
 struct Operands {
   TensorView a, b, out;
   std::array<QuantizedTensor, std::size(kVariants)> left, right;
+  std::vector<std::unique_ptr<PackedGemm>> packed;
 };
 
 class GemmRun {
@@ -147,7 +149,8 @@ class GemmRun {
     add("onednn_int8", MakeOneDnnInt8(shape, threads_));
   }
 
-  // Whole calls: both operands at rest as 4-bit codes (or bytes), packing included.
+  // Whole calls (both operands at rest as 4-bit codes or bytes, packing included) and "_packed",
+  // the product alone.
   void AddCodes(const GemmShape& shape, Backend& backend, Operands& o,
                 std::vector<Contestant>& contestants) {
     QuantizedGemmParams params;
@@ -162,11 +165,23 @@ class GemmRun {
       };
       Status status = Quantize(variant, backend, o, &o.left[v], &o.right[v]);
       if (status.ok()) status = multiply();
-      if (status.ok()) {
-        contestants.push_back({variant.name, Timed(ClockFor(threads_), multiply), {}});
-      } else {
+      if (!status.ok()) {
         report_.Skip(variant.name, status.message());
+        continue;
       }
+      contestants.push_back({variant.name, Timed(ClockFor(threads_), multiply), {}});
+      const std::string packed_name = std::string(variant.name) + "_packed";
+      Result<std::unique_ptr<PackedGemm>> packed =
+          PackedGemm::Make(&backend, threads_, o.left[v], o.right[v], o.out);
+      if (!packed.ok()) {
+        report_.Skip(packed_name, packed.status().message());
+        continue;
+      }
+      contestants.push_back(
+          {packed_name,
+           Timed(ClockFor(threads_), [one = packed->get()] { return one->Run(); }),
+           {}});
+      o.packed.push_back(std::move(packed).value());
     }
   }
 
@@ -220,7 +235,7 @@ Status GemmBench(const Options& options, Report* report) {
   for (const GemmShape& shape : shapes) {
     // The time left, by work left; large shapes run their minimum anyway.
     const double left = options.seconds - (NowSeconds(ClockKind::kWall) - start);
-    RETURN_IF_ERROR(run.Shape(shape, 0.8 * left * shape.operations() / (total - done)));
+    RETURN_IF_ERROR(run.Shape(shape, 0.85 * left * shape.operations() / (total - done)));
     done += shape.operations();
   }
   return OkStatus();

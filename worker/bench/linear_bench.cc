@@ -211,8 +211,8 @@ Status LinearBench(const Options& options, Report* report) {
   double done = 0;
   for (const LinearShape& shape : shapes) {
     const double left = options.seconds - (NowSeconds(ClockKind::kWall) - start);
-    // A trial and a warm-up come on top of the rounds.
-    RETURN_IF_ERROR(run.Shape(shape, 0.7 * left * shape.operations() / (total - done)));
+    // Test data and a trial come on top of the rounds.
+    RETURN_IF_ERROR(run.Shape(shape, 0.8 * left * shape.operations() / (total - done)));
     done += shape.operations();
   }
   return OkStatus();

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/strings.h"
+#include "kernels/cpu/cpu_features.h"
 #include "worker/bench/bench.h"
 #include "worker/bench/peers.h"
 
@@ -160,6 +161,9 @@ Json DescribeMachine() {
                                {"cores", std::max(1u, std::thread::hardware_concurrency())},
                                {"features", VectorFeatures(flags)},
                                {"load_average", LoadAverage()}});
+  for (const cpu::CpuCapability& choice : cpu::CpuCapabilities().value_or({})) {
+    machine.Set(choice.name, choice.chosen);
+  }
   const Result<std::unique_ptr<Backend>> backend = CpuWithThreads(1);
   if (backend.ok()) machine.Set("backend", (*backend)->description());
   machine.Set("openblas", OpenBlasDescription());
@@ -172,7 +176,8 @@ Result<std::vector<std::pair<std::string, std::string>>> EnvironmentFor(const st
   // Idle OpenMP threads of a peer sleep instead of spinning through the next contestant's turn.
   std::vector<std::pair<std::string, std::string>> variables = {{"OMP_WAIT_POLICY", "passive"}};
   if (isa == "avx2") {
-    variables.insert(variables.end(), {{"OPENBLAS_CORETYPE", "Haswell"},
+    variables.insert(variables.end(), {{"NIBBLE_CPU_ISA", "avx2"},
+                                       {"OPENBLAS_CORETYPE", "Haswell"},
                                        {"DNNL_MAX_CPU_ISA", "AVX2"},
                                        {"ATEN_CPU_CAPABILITY", "avx2"}});
   } else if (isa != "native") {

@@ -39,18 +39,14 @@ std::function<Result<double>()> Timed(ClockKind clock, std::function<Status()> w
 }
 
 Status RunInterleaved(const Effort& effort, std::vector<Contestant>& contestants) {
-  for (Contestant& contestant : contestants) {
-    const Result<double> warm_up = contestant.run();
-    if (!warm_up.ok()) return warm_up.status().WithContext(contestant.name);
-    contestant.seconds.clear();
-  }
   const double start = NowSeconds(ClockKind::kWall);
-  for (int round = 0; round < effort.max_rounds; ++round) {
+  for (int round = -1; round < effort.max_rounds; ++round) {  // -1 warms up
     const double round_start = NowSeconds(ClockKind::kWall);
     for (Contestant& contestant : contestants) {
       const Result<double> seconds = contestant.run();
       if (!seconds.ok()) return seconds.status().WithContext(contestant.name);
       contestant.seconds.push_back(*seconds);
+      if (round < 0) contestant.seconds.clear();
     }
     const double now = NowSeconds(ClockKind::kWall);
     const bool full = now - start + (now - round_start) > effort.seconds;

@@ -36,7 +36,7 @@ struct Contestant {
 std::function<Result<double>()> Timed(ClockKind clock, std::function<Status()> work);
 
 struct Effort {
-  double seconds = 1;  // wall time that the rounds may take together, the warm-up apart
+  double seconds = 1;  // wall time that warm-up and rounds may take together
   int min_rounds = 3;
   int max_rounds = 60;
 };

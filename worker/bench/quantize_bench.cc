@@ -105,7 +105,7 @@ Status QuantizeBench(const Options& options, Report* report) {
     contestants.push_back({one.name, Timed(clock, quantize), {}});
     formats.push_back(Describe(one.quant));
   }
-  const Effort effort{0.8 * options.seconds, options.quick ? 2 : 3, options.quick ? 2 : 60};
+  const Effort effort{0.9 * options.seconds, options.quick ? 2 : 3, options.quick ? 2 : 60};
   RETURN_IF_ERROR(RunInterleaved(effort, contestants));
   for (size_t i = 0; i < contestants.size(); ++i) {
     Json row = Row(contestants[i].name, Json::Object({{"rows", rows}, {"cols", cols}}), threads,

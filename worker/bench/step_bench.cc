@@ -35,7 +35,7 @@ constexpr ModelCase kModels[] = {
     {"d384-v32000", 32000, 384, 1024, 6, 6, 8, 256, false, true},
     {"tiny", 64, 32, 48, 2, 2, 2, 16, false, false},
 };
-const char* const kRecipes[] = {"fp32", "bf16", "fp4_ms_paper", "fp4_fold4", "fp4_foldi8"};
+const char* const kRecipes[] = {"fp32", "fp4_ms_paper", "fp4_fold4", "fp4_foldi8"};
 // Recipes that also run on one thread, for the gain of the second.
 const char* const kScaled[] = {"fp32", "fp4_fold4"};
 
@@ -325,7 +325,7 @@ Status StepBench(const Options& options, Report* report) {
   for (size_t i = 0; i < models.size(); ++i) {
     const double left = options.seconds - (NowSeconds(ClockKind::kWall) - start);
     const double share = left / static_cast<double>(models.size() - i);
-    const Effort effort{0.6 * share, 2, options.quick ? 2 : 40};
+    const Effort effort{0.85 * share, 2, options.quick ? 2 : 40};
     StepGroup group(options, models[i], report);
     RETURN_IF_ERROR(group.Measure(effort));
   }

@@ -56,6 +56,7 @@ Result<std::unique_ptr<TorchPeer>> TorchPeer::Start(const ModelConfig& model, in
   flag("batch", batch);
   flag("seq", seq_len);
   flag("threads", threads);
+  flag("warmup", 0);  // the caller's first round warms up
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
