@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Command-line arguments of nibble-data: a table of flags per command, parsed strictly.
-// Thread-compatible; std only.
+// Command-line arguments of nibble-data and nibble-study: a table of flags per command, parsed
+// strictly. Thread-compatible; std only.
 #pragma once
 
 #include <map>

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sys/utsname.h>
 
 #include <algorithm>
 #include <thread>
 
-#include "base/files.h"
 #include "base/json.h"
 #include "base/strings.h"
 #include "kernels/self_test.h"
@@ -29,17 +27,6 @@ example:
   nibble-trainer self-test
 )";
 
-// "AMD EPYC 7B13" from /proc/cpuinfo, or the machine architecture.
-std::string CpuName() {
-  for (const std::string& line : StrSplit(ReadFile("/proc/cpuinfo").value_or(""), '\n')) {
-    if (line.starts_with("model name")) {
-      return std::string(StrTrim(std::string_view(line).substr(line.find(':') + 1)));
-    }
-  }
-  utsname names{};
-  return ::uname(&names) == 0 ? names.machine : "cpu";
-}
-
 }  // namespace
 
 int SelfTestCommand(const std::vector<std::string>& args) {
@@ -58,7 +45,7 @@ int SelfTestCommand(const std::vector<std::string>& args) {
   }
   const Json device = Json::Object({{"index", 0},
                                     {"kind", report->backend},
-                                    {"name", CpuName()},
+                                    {"name", HostProcessorName()},
                                     {"memory_bytes", HostMemoryBytes()},
                                     {"threads", std::max(1u, std::thread::hardware_concurrency())},
                                     {"gflops", report->gemm_gflops},
