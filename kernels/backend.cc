@@ -60,9 +60,20 @@ int64_t QuantizedTensor::scale_count() const {
   return per_column() ? cols : (per_row() ? rows : 1);
 }
 
+int64_t QuantizedTensor::outer_count() const {
+  if (outer == Outer::kTensor) return 1;
+  return along_rows() ? cols * ((rows + 127) / 128) : rows * ((cols + 127) / 128);
+}
+
 int64_t QuantizedTensor::size_bytes() const {
   int64_t total = has_codes ? rows * code_row_bytes() : 0;
-  if (scale != ScaleRule::kNone) total += scale_count() * 4;
+  if (has_group_scale) {
+    total += scale_count() + outer_count() * 4;
+  } else if (scale != ScaleRule::kNone) {
+    total += scale_count() * 4;
+  }
+  if (recast_enc != 0) total += 4;
+  if (has_mask) total += rows * cols;
   if (comp != OccComp::kNone) {
     const int64_t value_bytes = comp == OccComp::kBf16 ? 4 : 1;
     total += (rows + 1) * 4 + residual_count * (4 + value_bytes);

@@ -100,6 +100,25 @@ struct AdamWParams {
   float gradient_scale = 1;   // multiplies the gradient first (clipping, averaging)
 };
 
+// A listed random source in place of the generator, to replay published sequences. Numbers are
+// asked for by stream and index, in any order. Thread-safe: called from several threads at once.
+class RandomReplay {
+ public:
+  virtual ~RandomReplay() = default;
+  // Word of element or, for stochastic scales, of scale group `index`; te8 takes the low byte.
+  virtual uint32_t Word(uint32_t stream, uint64_t index) const = 0;
+  // Whether coordinate `index` of a rotation's group changes its sign.
+  virtual bool Negative(uint32_t rotation_stream, int64_t index) const = 0;
+};
+
+// Past absolute maxima of one operand slot, for scale rule dly and for windows: what a layer keeps
+// from step to step. Host memory. Layout as Transformer Engine: [current, oldest .. newest].
+struct AmaxHistory {
+  std::vector<float> amax;
+  float enc = 1;
+  int64_t seen = 0;  // quantizations so far
+};
+
 // What a quantizer needs beside the numbers. seed, step and stream feed the counter-based
 // generator of stochastic rounding.
 struct QuantizeContext {
@@ -119,6 +138,12 @@ struct QuantizeContext {
   // nothing of x there reaches the product. A quotient past the largest FP32 number counts as a
   // non-finite amax. nullptr: nothing is folded.
   const QuantizedTensor* fold = nullptr;
+  // False: x is quantized as it is, not rounded to BF16 first (rotated in FP32).
+  bool round_source = true;
+  // Of rules with a window; read and advanced. nullptr: as in the first step.
+  AmaxHistory* history = nullptr;
+  // nullptr: the counter-based generator.
+  const RandomReplay* replay = nullptr;
 };
 
 // A GEMM on integer codes (E2M1 in half units, INT4, INT8), scales applied to exact integer sums.

@@ -20,6 +20,13 @@ std::vector<double> Build(int mantissa_bits, int bias, double max) {
   }
 }
 
+// 0, step, 2 step, .. max.
+std::vector<double> Even(double step, double max) {
+  std::vector<double> magnitudes;
+  for (int i = 0; i * step <= max; ++i) magnitudes.push_back(i * step);
+  return magnitudes;
+}
+
 }  // namespace
 
 std::vector<double> FormatMagnitudes(Elem elem) {
@@ -28,6 +35,14 @@ std::vector<double> FormatMagnitudes(Elem elem) {
       return Build(3, 7, 448.0);
     case Elem::kE5M2:
       return Build(2, 15, 57344.0);
+    case Elem::kE1M2:
+      return Even(0.5, 3.5);
+    case Elem::kE3M0:
+      return {0, 0.25, 0.5, 1, 2, 4, 8, 16};
+    case Elem::kInt4:
+      return Even(1, 7);
+    case Elem::kInt8:
+      return Even(1, 127);
     default:
       return Build(1, 1, 6.0);
   }

@@ -14,7 +14,7 @@
 
 namespace nibble {
 
-// Magnitudes in code order, 0 first. Precondition: e2m1, e4m3 or e5m2.
+// Magnitudes in code order, 0 first. Precondition: a format with sign and magnitude, or an integer.
 std::vector<double> FormatMagnitudes(Elem elem);
 
 // Code of |x| rounded to the nearest magnitude, ties to the even code, saturating; x is finite.

@@ -40,15 +40,24 @@ struct QuantizedTensor {
   // Group formats only. scale_codes: one byte per group (E8M0, E4M3 or UE5M3); group_scale: its
   // FP32 value as decoding multiplies by it; outer_scale: FP32, one for the tensor or one per
   // 1x128.
+  // Then decoded = fl(fl(fl(code * group_scale) * outer_scale) / outer_divisor), and the plain
+  // multiplier of a code is group_scale * outer_scale / outer_divisor.
   Buffer scale_codes;
   Buffer group_scale;
   Buffer outer_scale;
+  bool has_group_scale = false;
+  Outer outer = Outer::kTensor;
+  float outer_divisor = 1;
+  // post e4m3_p2: the codes are E4M3, of the decoded values times this; enc stays the first
+  // quantization's. 0: no recast.
+  float recast_enc = 0;
   // Folded operands only: what x was divided by, one per element of the contraction axis; +Inf
   // where the other operand's codes are all zero and nothing of x can matter.
   Buffer fold;
   bool folded = false;
-  // One byte per element, 1 where the gradient passes; empty without a mask.
+  // One byte per element, 1 where the gradient passes.
   Buffer mask;
+  bool has_mask = false;
 
   // Residual x - clamp(x): offsets (rows + 1) i32, columns (nnz) i32, values as E4M3 codes (u8)
   // with one scale, or FP32, or (kWide) i8 half units to add to the element's code.
@@ -71,8 +80,15 @@ struct QuantizedTensor {
     return !per_column() && (block == Block::kToken || block == Block::kOutputChannel);
   }
   int64_t scale_count() const;
+  // Second-level scales: 1, or one per 128 neighbours of a line of groups.
+  int64_t outer_count() const;
+  // Lines of groups are the columns, not the rows, of the matrix.
+  bool along_rows() const {
+    return per_column() || (block == Block::kGroup && contraction == Axis::kRows);
+  }
   int64_t code_row_bytes() const;
-  // Bytes the present content needs (not the capacity): codes + scales + residual.
+  // Bytes the present content needs (not the capacity): codes, scale codes and second-level scales
+  // (FP32 copies of group scales, which follow from the codes, apart), mask, residual.
   int64_t size_bytes() const;
 };
 

@@ -19,6 +19,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/codes/gemm.h"
 #include "kernels/cpu/codes/reference.h"
+#include "kernels/cpu/group_quantizer.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace nibble::cpu {
@@ -113,6 +114,9 @@ class CpuBackend final : public Backend {
   Status SetScales(const QuantizeJob& job);
   Status PlaceResidual(const QuantizeJob& job, uint32_t residual_bits);
   Status EncodeRows(std::span<const QuantizeJob> jobs, ConstTensorView x);
+  // Quantize where NeedsGroupQuantizer says so.
+  Status QuantizeGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                        QuantizedTensor* out, TensorView decoded);
   // Clamping bounds from the order statistics of the whole tensor (one pair) or of each row.
   Status TensorBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
   Status TokenBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
@@ -129,6 +133,7 @@ class CpuBackend final : public Backend {
   codes::ReferenceWorkspace code_reference_;
   codes::FastWorkspace code_workspace_;
   const codes::KernelSet& code_kernels_;
+  GroupWorkspace groups_;
   int64_t rope_positions_ = 0;
   int64_t rope_head_dim_ = 0;
   double rope_theta_ = 0;

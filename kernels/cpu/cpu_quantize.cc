@@ -460,6 +460,9 @@ Status CpuBackend::CheckQuantize(const Quant& quant, const QuantizeContext& cont
   out->scale = quant.scale;
   out->comp = quant.pre.enabled ? quant.pre.comp : OccComp::kNone;
   out->has_codes = context.keep_codes;
+  out->has_group_scale = false;
+  out->has_mask = false;
+  out->recast_enc = 0;
   return OkStatus();
 }
 
@@ -472,6 +475,7 @@ Status CpuBackend::RunJobs(std::span<QuantizeJob> jobs, ConstTensorView x) {
 Status CpuBackend::Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                             QuantizedTensor* out, TensorView decoded) {
   RETURN_IF_ERROR(CheckQuantize(quant, context, x, decoded, out));
+  if (NeedsGroupQuantizer(quant, context)) return QuantizeGroups(quant, context, x, out, decoded);
   QuantizeJob job{quant, context, out, decoded};
   return RunJobs({&job, 1}, x);
 }
@@ -480,6 +484,10 @@ Status CpuBackend::QuantizeBoth(const Quant& first, const QuantizeContext& first
                                 const Quant& second, const QuantizeContext& second_context,
                                 ConstTensorView x, QuantizedTensor* first_out,
                                 QuantizedTensor* second_out) {
+  if (NeedsGroupQuantizer(first, first_context) || NeedsGroupQuantizer(second, second_context)) {
+    return Backend::QuantizeBoth(first, first_context, second, second_context, x, first_out,
+                                 second_out);
+  }
   RETURN_IF_ERROR(CheckQuantize(first, first_context, x, {}, first_out));
   RETURN_IF_ERROR(CheckQuantize(second, second_context, x, {}, second_out));
   QuantizeJob jobs[] = {{first, first_context, first_out, {}},
@@ -492,6 +500,7 @@ Status CpuBackend::Dequantize(const QuantizedTensor& x, TensorView decoded) {
   if (!x.has_codes) {
     return FailedPreconditionError("Dequantize: the codes were not kept (keep_codes was false)");
   }
+  if (HoldsGroups(x)) return GroupQuantizer(this, &pool_, &groups_).Dequantize(x, decoded);
   const uint8_t* codes = static_cast<const uint8_t*>(x.codes.data());
   const int64_t row_bytes = x.code_row_bytes();
   const int64_t bits = ElemBits(x.elem);
