@@ -32,6 +32,47 @@ Color StateColor(v1::JobState state) {
   }
 }
 
+// One line per class; the count of non-finite groups only where there is one.
+std::vector<std::string> HealthTable(const char* title,
+                                     const std::map<std::string, v1::HealthPoint>& health) {
+  if (health.empty()) return {};
+  const bool finite = std::all_of(health.begin(), health.end(), [](const auto& entry) {
+    return entry.second.nonfinite_amax() == 0;
+  });
+  std::vector<std::string> titles = {title,     ">STEP",       ">UNDERFLOW", ">SATURATION", ">SNR",
+                                     ">COSINE", ">GRAD/NOISE", ">SCALE MIN", ">MAX"};
+  if (!finite) titles.emplace_back(">NOT FINITE");
+  Table table(titles);
+  for (const auto& [name, point] : health) {
+    const bool gradient = name.starts_with("gradient");
+    std::vector<std::string> cells = {name,
+                                      std::to_string(point.step()),
+                                      StrFormat("%.2f %%", 100 * point.underflow_ratio()),
+                                      StrFormat("%.3f %%", 100 * point.saturation_ratio()),
+                                      StrFormat("%.1f dB", point.snr_db()),
+                                      StrFormat("%.4f", point.cosine()),
+                                      gradient ? StrFormat("%.2f", point.grad_noise_ratio()) : "",
+                                      StrFormat("%.3g", point.scale_min()),
+                                      StrFormat("%.3g", point.scale_max())};
+    if (!finite) cells.push_back(std::to_string(point.nonfinite_amax()));
+    table.AddRow(std::move(cells));
+  }
+  return table.Lines(true);
+}
+
+// Each value of `kept` becomes the worse of the two.
+void KeepWorst(const v1::HealthPoint& point, v1::HealthPoint* kept) {
+  kept->set_step(std::max(kept->step(), point.step()));
+  kept->set_underflow_ratio(std::max(kept->underflow_ratio(), point.underflow_ratio()));
+  kept->set_saturation_ratio(std::max(kept->saturation_ratio(), point.saturation_ratio()));
+  kept->set_snr_db(std::min(kept->snr_db(), point.snr_db()));
+  kept->set_cosine(std::min(kept->cosine(), point.cosine()));
+  kept->set_grad_noise_ratio(std::min(kept->grad_noise_ratio(), point.grad_noise_ratio()));
+  kept->set_scale_min(std::min(kept->scale_min(), point.scale_min()));
+  kept->set_scale_max(std::max(kept->scale_max(), point.scale_max()));
+  kept->set_nonfinite_amax(kept->nonfinite_amax() + point.nonfinite_amax());
+}
+
 std::vector<CurvePoint> Points(const std::map<int64_t, double>& values) {
   std::vector<CurvePoint> points;
   for (const auto& [step, value] : values) points.push_back({static_cast<double>(step), value});
@@ -127,18 +168,17 @@ std::string JobView::ProgressLine(int bar_width) const {
 }
 
 std::vector<std::string> JobView::HealthLines() const {
-  if (health_.empty()) return {};
-  Table table({"QUANTIZATION HEALTH", ">STEP", ">UNDERFLOW", ">SATURATION", ">SNR", ">COSINE",
-               ">GRAD/NOISE"});
+  return HealthTable("QUANTIZATION HEALTH", health_);
+}
+
+std::vector<std::string> JobView::WorstHealthLines() const {
+  std::map<std::string, v1::HealthPoint> worst;
   for (const auto& [name, point] : health_) {
-    const bool gradient = name.starts_with("gradient");
-    table.AddRow({name, std::to_string(point.step()),
-                  StrFormat("%.2f %%", 100 * point.underflow_ratio()),
-                  StrFormat("%.3f %%", 100 * point.saturation_ratio()),
-                  StrFormat("%.1f dB", point.snr_db()), StrFormat("%.4f", point.cosine()),
-                  gradient ? StrFormat("%.2f", point.grad_noise_ratio()) : ""});
+    const std::string part = name.substr(0, name.rfind('_'));
+    const auto [entry, added] = worst.try_emplace(part, point);
+    if (!added) KeepWorst(point, &entry->second);
   }
-  return table.Lines(true);
+  return HealthTable("WORST QUANTIZATION", worst);
 }
 
 std::vector<std::string> JobView::Render(const Terminal& terminal) const {
@@ -157,7 +197,7 @@ std::vector<std::string> JobView::Render(const Terminal& terminal) const {
   for (std::string& line : DrawCurve(Points(losses_), Points(validation_), options)) {
     lines.push_back(std::move(line));
   }
-  for (std::string& line : HealthLines()) lines.push_back(std::move(line));
+  for (std::string& line : WorstHealthLines()) lines.push_back(std::move(line));
   return lines;
 }
 

@@ -43,7 +43,9 @@ class JobView {
   std::string HeaderLine(const Terminal& terminal) const;
   // "  120/300 [████    ] 40 % · loss 5.123 · val 5.4 · 12.3 k tok/s · ETA 1m20s"
   std::string ProgressLine(int bar_width) const;
+  // All tensor classes of the newest sample; the worst of first, middle and last block.
   std::vector<std::string> HealthLines() const;
+  std::vector<std::string> WorstHealthLines() const;
 
  private:
   void ApplyRecord(const v1::MetricRecord& record);

@@ -34,7 +34,10 @@ Json HealthJson(const std::map<std::string, v1::HealthPoint>& health) {
                                {"saturation_ratio", point.saturation_ratio()},
                                {"mse", point.mse()},
                                {"snr_db", point.snr_db()},
-                               {"cosine", point.cosine()}});
+                               {"cosine", point.cosine()},
+                               {"scale_min", point.scale_min()},
+                               {"scale_max", point.scale_max()},
+                               {"nonfinite_amax", point.nonfinite_amax()}});
     if (name.starts_with("gradient")) entry.Set("grad_noise_ratio", point.grad_noise_ratio());
     json.Set(name, std::move(entry));
   }

@@ -99,37 +99,8 @@ void AddCheckpoints(const JobRow& row, const LiveValues* live, int64_t wall_ms, 
             static_cast<double>(live->checkpoint_bytes));
 }
 
-// The classes as they are exported: the weights of all layers are one class.
-std::map<std::string, v1::HealthPoint> ExportedHealth(const LiveValues& live) {
-  std::map<std::string, v1::HealthPoint> out;
-  v1::HealthPoint sum;
-  int weights = 0;
-  for (const auto& [name, point] : live.health) {
-    if (name.rfind("weight", 0) != 0) {
-      out[name] = point;
-      continue;
-    }
-    ++weights;
-    sum.set_underflow_ratio(sum.underflow_ratio() + point.underflow_ratio());
-    sum.set_saturation_ratio(sum.saturation_ratio() + point.saturation_ratio());
-    sum.set_mse(sum.mse() + point.mse());
-    sum.set_snr_db(sum.snr_db() + point.snr_db());
-    sum.set_cosine(sum.cosine() + point.cosine());
-  }
-  if (weights > 0) {
-    v1::HealthPoint& mean = out["weight"];
-    mean.set_underflow_ratio(sum.underflow_ratio() / weights);
-    mean.set_saturation_ratio(sum.saturation_ratio() / weights);
-    mean.set_mse(sum.mse() / weights);
-    mean.set_snr_db(sum.snr_db() / weights);
-    mean.set_cosine(sum.cosine() / weights);
-  }
-  return out;
-}
-
 void AddHealth(const LiveValues& live, const Labels& job, FamilySet& set) {
-  double noise_ratio = 0;  // the smallest: where the noise is nearest to the gradient
-  for (const auto& [name, point] : ExportedHealth(live)) {
+  for (const auto& [name, point] : live.health) {
     Labels labels = job;
     labels.emplace_back("tensor_class", name);
     set.Gauge("nibble_quant_underflow_ratio", "Share of non-zero inputs that became zero.", labels,
@@ -142,12 +113,16 @@ void AddHealth(const LiveValues& live, const Labels& job, FamilySet& set) {
               point.snr_db());
     set.Gauge("nibble_quant_cosine_ratio", "Cosine between a tensor and its quantized form.",
               labels, point.cosine());
-    const double ratio = point.grad_noise_ratio();
-    if (ratio > 0 && (noise_ratio == 0 || ratio < noise_ratio)) noise_ratio = ratio;
-  }
-  if (noise_ratio > 0) {
+    set.Gauge("nibble_quant_scale_min", "Smallest multiplier before rounding.", labels,
+              point.scale_min());
+    set.Gauge("nibble_quant_scale_max", "Largest multiplier before rounding.", labels,
+              point.scale_max());
+    set.Gauge("nibble_quant_nonfinite_groups", "Scale groups whose largest value was not finite.",
+              labels, static_cast<double>(point.nonfinite_amax()));
+    if (point.grad_noise_ratio() <= 0) continue;
     set.Gauge("nibble_quant_grad_noise_ratio",
-              "Norm of the gradient by the norm of its quantization noise.", job, noise_ratio);
+              "Norm of the gradient by the norm of its quantization noise.", labels,
+              point.grad_noise_ratio());
   }
 }
 

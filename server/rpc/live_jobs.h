@@ -24,7 +24,7 @@
 
 namespace nibble::rpc {
 
-inline constexpr size_t kMaxTensorClasses = 9;
+inline constexpr size_t kMaxTensorClasses = 18;  // as many as a trainer has
 inline constexpr size_t kMaxMemoryClasses = 8;
 
 struct LiveValues {

@@ -27,6 +27,9 @@ store::HealthPoint ToPoint(const v1::HealthPoint& in, int64_t time_ms) {
   out.mse = in.mse();
   out.snr_db = in.snr_db();
   out.cosine = in.cosine();
+  out.scale_min = in.scale_min();
+  out.scale_max = in.scale_max();
+  out.nonfinite = in.nonfinite_amax();
   out.gradient_to_noise = in.grad_noise_ratio();
   return out;
 }
@@ -103,6 +106,9 @@ v1::JournalRecord FromPoint(const store::HealthPoint& point) {
   out.set_mse(point.mse);
   out.set_snr_db(point.snr_db);
   out.set_cosine(point.cosine);
+  out.set_scale_min(point.scale_min);
+  out.set_scale_max(point.scale_max);
+  out.set_nonfinite_amax(point.nonfinite);
   out.set_grad_noise_ratio(point.gradient_to_noise);
   return record;
 }

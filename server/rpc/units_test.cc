@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "server/rpc/http_server.h"
+#include "server/rpc/job_series.h"
 #include "server/rpc/live_jobs.h"
+#include "server/rpc/points.h"
 #include "server/rpc/session_table.h"
 #include "server/rpc/test_support.h"
 #include "server/rpc/watch_hub.h"
@@ -158,6 +160,73 @@ TEST(LiveJobs, TensorClassesAreLimited) {
     record.mutable_health()->set_tensor_class("class_" + std::to_string(i));
   }
   EXPECT_EQ(jobs->Apply("j-1", 1, 0, records), 3);
+}
+
+TEST(Points, HealthComesBackWhole) {
+  v1::JournalRecord record;
+  record.set_time_ms(5);
+  v1::HealthPoint& health = *record.mutable_health();
+  health.set_step(7);
+  health.set_tensor_class("gradient_mlp_last");
+  health.set_underflow_ratio(.1);
+  health.set_saturation_ratio(.2);
+  health.set_mse(.3);
+  health.set_snr_db(20);
+  health.set_cosine(.99);
+  health.set_scale_min(.5);
+  health.set_scale_max(2);
+  health.set_grad_noise_ratio(4);
+  health.set_nonfinite_amax(3);
+  // Every field is set: one that is forgotten on the way would differ.
+  const auto* descriptor = health.GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const auto* field = descriptor->field(i);
+    if (field->cpp_type() == field->CPPTYPE_DOUBLE) {
+      EXPECT_NE(health.GetReflection()->GetDouble(health, field), 0) << field->name();
+    }
+  }
+  const store::PointBatch batch = ToPoints({record});
+  ASSERT_EQ(batch.healths.size(), 1u);
+  EXPECT_EQ(FromPoint(batch.healths[0]).SerializeAsString(), record.SerializeAsString());
+}
+
+TEST(JobSeries, HealthOfEveryClassIsExported) {
+  TempDirectory directory;
+  FakeClock clock;
+  auto live = LiveJobs::Open(directory.path(), clock).value();
+  std::vector<v1::JournalRecord> records;
+  for (const char* name : {"gradient_mlp_last", "weight_attention_first"}) {
+    v1::JournalRecord& record = records.emplace_back();
+    record.set_seq(static_cast<int64_t>(records.size()));
+    v1::HealthPoint& health = *record.mutable_health();
+    health.set_tensor_class(name);
+    health.set_scale_min(.5);
+    health.set_scale_max(2);
+    health.set_nonfinite_amax(3);
+    if (health.tensor_class().starts_with("gradient")) health.set_grad_noise_ratio(4);
+  }
+  EXPECT_EQ(live->Apply("j-1", 1, 0, records), 0);
+  Snapshot snapshot;
+  snapshot.rows.emplace_back().id = "j-1";
+  std::vector<prometheus::MetricFamily> families;
+  AddJobSeries(snapshot, *live, 0, 0, families);
+  std::map<std::string, std::map<std::string, double>> values;  // metric -> class -> value
+  for (const auto& family : families) {
+    for (const auto& metric : family.metric) {
+      for (const auto& label : metric.label) {
+        if (label.name == "tensor_class") values[family.name][label.value] = metric.gauge.value;
+      }
+    }
+  }
+  using ByClass = std::map<std::string, double>;
+  const auto both = [](double v) {
+    return ByClass{{"gradient_mlp_last", v}, {"weight_attention_first", v}};
+  };
+  EXPECT_EQ(values["nibble_quant_scale_min"], both(.5));
+  EXPECT_EQ(values["nibble_quant_scale_max"], both(2));
+  EXPECT_EQ(values["nibble_quant_nonfinite_groups"], both(3));
+  EXPECT_EQ(values["nibble_quant_grad_noise_ratio"], (ByClass{{"gradient_mlp_last", 4}}));
+  EXPECT_EQ(values.size(), 9u);
 }
 
 TEST(HttpServer, OccupiedPortIsNamed) {

@@ -51,7 +51,7 @@ TEST_F(MetricStoreTest, AppendedThenReadBackAlsoAfterReopening) {
   batch.validations = {validation};
   HealthPoint health;
   health.step = 2;
-  health.tensor_class = "weight_first";
+  health.tensor_class = "weight_mlp_first";
   health.snr_db = 18.5;
   batch.healths = {health};
   CheckpointPoint checkpoint;
@@ -67,7 +67,7 @@ TEST_F(MetricStoreTest, AppendedThenReadBackAlsoAfterReopening) {
     EXPECT_EQ(steps[2].point.tokens, 300);
     EXPECT_EQ(steps[2].point.loss, 2.5);
     EXPECT_EQ(store_->Validations("j-1", {}).value().at(0).point.loss, 3.5);
-    EXPECT_EQ(store_->Healths("j-1", {}).value().at(0).point.tensor_class, "weight_first");
+    EXPECT_EQ(store_->Healths("j-1", {}).value().at(0).point.tensor_class, "weight_mlp_first");
     EXPECT_EQ(store_->Checkpoints("j-1", {}).value().at(0).point.path, "c/3");
     const auto notes = store_->Notes("j-1", 0).value();
     ASSERT_EQ(notes.size(), 1u);

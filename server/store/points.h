@@ -45,7 +45,7 @@ struct ValidationPoint {
 struct HealthPoint {
   int64_t step = 0;
   int64_t time_ms = 0;
-  std::string tensor_class;  // "weight", "activation", "gradient", ... at most 64 bytes
+  std::string tensor_class;  // "activation_mlp_first", ...; at most 64 bytes
   double underflow_ratio = 0;
   double saturation_ratio = 0;
   double mse = 0;

@@ -29,7 +29,7 @@ namespace {
 using std::chrono::seconds;
 using std::chrono::steady_clock;
 
-constexpr int kSeriesBudget = 60;
+constexpr int kSeriesBudget = 192;
 constexpr auto kPollInterval = std::chrono::milliseconds(100);
 
 std::string SourcePath(std::string_view path) { return JoinPath(NIBBLE_SOURCE_DIR, path); }

@@ -46,9 +46,11 @@ struct ValidationRecord {
   double loss = 0;
 };
 
+// (activation|weight|gradient) _ (attention|mlp) _ (first|middle|last): 18 classes.
+inline constexpr size_t kHealthClasses = 18;
 struct HealthRecord {
   int64_t step = 0;
-  std::string tensor_class;  // activation|weight|gradient + _ + first|middle|last
+  std::string tensor_class;  // "activation_attention_first"
   double underflow_ratio = 0;
   double saturation_ratio = 0;
   double mse = 0;

@@ -23,7 +23,7 @@ TEST(Journal, EveryRecordTypeSurvivesARoundTrip) {
       StartRecord{5, 100, 12345, 2048, "fp4_ms_paper", {{"fprop", "reference"}}},
       StepRecord{7, 3.25, 0.5, 1e-3, 14336, 0.25, 8192},
       ValidationRecord{7, 3.5},
-      HealthRecord{7, "weight_first", .1, .2, .3, 20, .99, .5, 2, 4, 1},
+      HealthRecord{7, "weight_mlp_first", .1, .2, .3, 20, .99, .5, 2, 4, 1},
       CheckpointRecord{7, "/c", .1, 99, true},
       MemoryRecord{{{"weights", 12}}},
       LogRecord{"warning", "line\nbreak \"quoted\""},

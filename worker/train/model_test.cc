@@ -205,9 +205,10 @@ TEST(Model, ExcludedBlocksRunInBf16) {
   step.measure_health = true;
   ASSERT_TRUE(model->ForwardBackward(step, f.Whole(), 1.0f).ok());
   const std::vector<HealthRecord> records = CollectHealth(*model, 1);
-  ASSERT_EQ(records.size(), 3u);  // only the middle block is quantized
-  EXPECT_EQ(records[0].tensor_class, "activation_middle");
-  EXPECT_EQ(records[2].tensor_class, "gradient_middle");
+  ASSERT_EQ(records.size(), 6u);  // only the middle block is quantized
+  EXPECT_EQ(records[0].tensor_class, "activation_attention_middle");
+  EXPECT_EQ(records[2].tensor_class, "gradient_attention_middle");
+  EXPECT_EQ(records[4].tensor_class, "weight_mlp_middle");
   EXPECT_GT(records[2].grad_noise_ratio, 1);
   EXPECT_GT(records[1].snr_db, 5);
   EXPECT_LT(records[1].snr_db, 60);

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <csignal>
+#include <set>
 
 #include "worker/train/test_support.h"
 
@@ -48,8 +49,18 @@ TEST_F(TrainingRunTest, JournalTellsTheWholeStory) {
   std::vector<int64_t> validated;
   for (const auto& v : Only<ValidationRecord>(records)) validated.push_back(v.step);
   EXPECT_EQ(validated, (std::vector<int64_t>{0, 5, 10, 12}));
-  // Steps 1, 6 and 12; three tensor kinds of three blocks.
-  EXPECT_EQ(Only<HealthRecord>(records).size(), 27u);
+  // Steps 1, 6 and 12; three tensor kinds of attention and MLP of three blocks.
+  const auto health = Only<HealthRecord>(records);
+  EXPECT_EQ(health.size(), 3 * kHealthClasses);
+  std::set<std::string> classes;
+  for (const HealthRecord& h : health) {
+    classes.insert(h.tensor_class);
+    EXPECT_GT(h.scale_min, 0) << h.tensor_class;
+    EXPECT_GE(h.scale_max, h.scale_min) << h.tensor_class;
+    EXPECT_EQ(h.grad_noise_ratio > 0, h.tensor_class.starts_with("gradient_")) << h.tensor_class;
+    EXPECT_EQ(h.nonfinite_amax, 0) << h.tensor_class;
+  }
+  EXPECT_EQ(classes.size(), kHealthClasses);
   const auto memory = Only<MemoryRecord>(records);
   ASSERT_EQ(memory.size(), 2u);
   for (const char* name :
