@@ -17,6 +17,7 @@ constexpr char kHelp[] = R"(nibble-lab: what a recipe does to numbers
 usage:
   nibble-lab quantize --recipe R --slot S --in FILE[:NAME]   one tensor through one slot
   nibble-lab linear --recipe R --in FILE --out FILE          Y, dX and dW of one linear layer
+  nibble-lab table1 [--checkpoint DIR]                       E2M1 activations of a trained model
   nibble-lab estimate --model P --recipe R                   analytic speed-up over BF16
   nibble-lab COMMAND --help
 
@@ -37,6 +38,7 @@ struct Command {
 };
 constexpr Command kCommands[] = {{"quantize", &LabQuantizeCommand},
                                  {"linear", &LabLinearCommand},
+                                 {"table1", &LabTable1Command},
                                  {"estimate", &LabEstimateCommand}};
 
 int ExitCode(const Status& status, const std::string& command) {

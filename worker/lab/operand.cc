@@ -11,6 +11,8 @@
 namespace nibble {
 namespace {
 
+constexpr uint32_t kLayer = 0;  // of the random stream
+
 // The forward slot, or Gd, whose tensor this slot reads too.
 Slot FirstSlotOf(Slot slot) {
   switch (slot) {
@@ -23,16 +25,6 @@ Slot FirstSlotOf(Slot slot) {
     default:
       return slot;
   }
-}
-
-QuantizeContext ContextOf(const LinearStep& step, Slot slot) {
-  QuantizeContext context;
-  context.seed = step.seed;
-  context.step = step.step;
-  context.stream = static_cast<uint32_t>(slot);  // of layer 0
-  const bool rows = slot == Slot::kWd || slot == Slot::kGw || slot == Slot::kXw;
-  context.contraction = rows ? Axis::kRows : Axis::kCols;
-  return context;
 }
 
 template <typename T>
@@ -149,10 +141,22 @@ Result<Operand> HostOperand(Backend* backend, const Quant& quant, Slot holder,
   return out;
 }
 
+// The operand whose scales `slot` folds in: W for Gd, X for Gw, through their forward slots.
+Status MakeFold(LinearWorkspace* workspace, const LinearRecipe& recipe, Slot slot,
+                const LinearStep& step, const Matrix* other, SlotOperand* fold) {
+  if (other == nullptr) {
+    return InvalidArgumentError(
+        StrFormat("slot %s divides by the scales of %s; give that tensor with --fold FILE[:NAME]",
+                  SlotName(slot), slot == Slot::kGd ? "W" : "X"));
+  }
+  const Slot forward = slot == Slot::kGd ? Slot::kWf : Slot::kXf;
+  return fold->Make(*workspace, recipe, forward, kLayer, step, nullptr, {}, other->view());
+}
+
 }  // namespace
 
 Result<Operand> QuantizeOperand(Backend* backend, const LinearRecipe& recipe, Slot slot,
-                                const LinearStep& step, const Matrix& x) {
+                                const LinearStep& step, const Matrix& x, const Matrix* other) {
   const Slot first = FirstSlotOf(slot);
   const Slot holder = recipe.SharesCodes(slot) ? first : slot;
   const Quant& quant = recipe.slot(holder);
@@ -160,20 +164,25 @@ Result<Operand> QuantizeOperand(Backend* backend, const LinearRecipe& recipe, Sl
 
   Matrix source = x;
   if (quant.source == Source::kRequant) {
-    ASSIGN_OR_RETURN(Operand forward, QuantizeOperand(backend, recipe, first, step, x));
+    ASSIGN_OR_RETURN(Operand forward, QuantizeOperand(backend, recipe, first, step, x, nullptr));
     for (const OutputTensor& tensor : forward.tensors) {
       if (tensor.name != "decoded") continue;
       std::memcpy(source.values.data(), tensor.bytes.data(), tensor.bytes.size());
     }
   }
+  LinearWorkspace workspace(backend);
+  SlotOperand fold, operand;
+  if (quant.fold) RETURN_IF_ERROR(MakeFold(&workspace, recipe, holder, step, other, &fold));
+  OperandForms forms;
+  forms.decoded = forms.health = true;
+  RETURN_IF_ERROR(operand.Make(workspace, recipe, holder, kLayer, step,
+                               quant.fold ? &fold : nullptr, forms, source.view()));
+  ASSIGN_OR_RETURN(const ConstTensorView view, operand.Decoded(workspace));
   Matrix decoded = MakeMatrix("decoded", x.rows, x.cols);
-  QuantizedTensor codes;
-  RETURN_IF_ERROR(
-      backend->Quantize(quant, ContextOf(step, holder), source.view(), &codes, decoded.view()));
-  ASSIGN_OR_RETURN(const QuantizationHealth health,
-                   backend->MeasureHealth(source.view(), codes, decoded.view()));
-  ASSIGN_OR_RETURN(Operand out, HostOperand(backend, quant, holder, codes, std::move(decoded)));
-  out.health = health;
+  RETURN_IF_ERROR(backend->CopyOut(decoded.values.data(), view.data, view.size_bytes()));
+  ASSIGN_OR_RETURN(Operand out,
+                   HostOperand(backend, quant, holder, operand.codes(), std::move(decoded)));
+  out.health = operand.health();
   return out;
 }
 

@@ -31,9 +31,12 @@ struct Operand {
 };
 
 // x (rows, cols) through `slot` of `recipe`: X (T, K) for Xf and Xw, W (N, K) for Wf and Wd,
-// dY (T, N) for Gd and Gw. Errors are the backend's: UNIMPLEMENTED for an axis that it lacks.
+// dY (T, N) for Gd and Gw. `other`: the tensor whose scales a folding slot divides by (W for Gd, X
+// for Gw), else nullptr; INVALID_ARGUMENT when such a slot gets none. Errors are the backend's:
+// UNIMPLEMENTED for an axis that it lacks.
 Result<Operand> QuantizeOperand(Backend* backend, const LinearRecipe& recipe, Slot slot,
-                                const LinearStep& step, const Matrix& x);
+                                const LinearStep& step, const Matrix& x,
+                                const Matrix* other = nullptr);
 
 // Counts of floor(log2(scale)), ascending; zero, infinite and NaN scales apart at the end.
 Json ScaleHistogram(const std::vector<float>& scales);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
+#include <optional>
 
 #include "base/strings.h"
 #include "worker/lab/lab_args.h"
@@ -18,6 +19,7 @@ Takes one tensor through one operand slot and prints how well its codes stand fo
   --recipe R       built-in name or JSON file
   --slot S         Xf, Xw (tensor X (T, K)), Wf, Wd (W (N, K)), Gd or Gw (dY (T, N))
   --in FILE[:NAME] safetensors, BF16 or F32; NAME may be left out where there is one tensor
+  --fold FILE[:NAME]  W for Gd, X for Gw, where the recipe folds its scales into the slot
   --out FILE       safetensors with codes, scales, decoded and what the format adds
   --seed S         of stochastic rounding and random signs (default 1234)
   --step N         optimizer step, from which they are drawn too (default 0)
@@ -32,6 +34,7 @@ struct Request {
   Slot slot = Slot::kXf;
   LinearStep step;
   TensorPlace in;
+  std::optional<TensorPlace> fold;
   std::string out;
   int threads = 0;
 };
@@ -47,6 +50,7 @@ Result<Request> ReadRequest(const Args& args) {
   ASSIGN_OR_RETURN(const int64_t threads, args.Integer("threads", 0, 0, kMaxThreads));
   request.threads = static_cast<int>(threads);
   request.in = ParseTensorPlace(args.Text("in"));
+  if (args.Has("fold")) request.fold = ParseTensorPlace(args.Text("fold"));
   request.out = args.Text("out");
   return request;
 }
@@ -95,15 +99,21 @@ std::string HumanText(const Json& json) {
 }  // namespace
 
 Status LabQuantizeCommand(const std::vector<std::string>& args) {
-  ASSIGN_OR_RETURN(const Args parsed,
-                   Args::Parse(args, {{"recipe", "slot", "in", "out", "seed", "step", "threads"},
-                                      {"json", "help"}}));
+  ASSIGN_OR_RETURN(
+      const Args parsed,
+      Args::Parse(args, {{"recipe", "slot", "in", "fold", "out", "seed", "step", "threads"},
+                         {"json", "help"}}));
   if (parsed.Has("help")) return LabPrint(kHelp);
   ASSIGN_OR_RETURN(const Request request, ReadRequest(parsed));
   ASSIGN_OR_RETURN(const Matrix x, LoadMatrix(request.in.path, request.in.name));
+  std::optional<Matrix> other;
+  if (request.fold.has_value()) {
+    ASSIGN_OR_RETURN(other, LoadMatrix(request.fold->path, request.fold->name));
+  }
   ASSIGN_OR_RETURN(const auto backend, MakeBackend("cpu", {request.threads, 0}));
-  ASSIGN_OR_RETURN(const Operand operand, QuantizeOperand(backend.get(), request.recipe.linear,
-                                                          request.slot, request.step, x));
+  ASSIGN_OR_RETURN(const Operand operand,
+                   QuantizeOperand(backend.get(), request.recipe.linear, request.slot, request.step,
+                                   x, other.has_value() ? &*other : nullptr));
   if (!request.out.empty()) {
     RETURN_IF_ERROR(SaveTensors(request.out, operand.tensors, operand.metadata));
   }

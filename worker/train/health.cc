@@ -26,6 +26,7 @@ BlockSums SumsOf(const TransformerBlock& block, bool attention) {
     if ((i < kAttentionLinears) != attention) continue;
     sums.weight.Add(block.linears()[i].health().weight);
     sums.gradient.Add(block.linears()[i].health().gradient);
+    sums.gradient.Add(block.linears()[i].health().gradient_wgrad);
   }
   return sums;
 }

@@ -32,14 +32,21 @@ int64_t CheckedBytes(const std::vector<int64_t>& shape, int64_t element_bytes) {
   return bytes;
 }
 
+// Names come from the file: messages show no more than this of them.
+std::string Shown(const std::string& text) {
+  constexpr size_t kShownBytes = 200;
+  return text.substr(0, kShownBytes);
+}
+
 // Reads one member of the header. The message says what is wrong, without the file's name.
 Status ParseEntry(const std::string& name, const Json& json, int64_t data_bytes,
                   SafetensorsEntry& entry) {
-  const std::string what = "tensor '" + name.substr(0, 200) + "' ";
+  const std::string what = "tensor '" + Shown(name) + "' ";
   entry.name = name;
   entry.dtype = json["dtype"].AsString();
   const int64_t element_bytes = SafetensorsElementBytes(entry.dtype);
-  if (element_bytes == 0) return DataLossError(what + "has unknown dtype '" + entry.dtype + "'");
+  if (element_bytes == 0)
+    return DataLossError(what + "has unknown dtype '" + Shown(entry.dtype) + "'");
   if (!json["shape"].is_array()) return DataLossError(what + "has no shape");
   for (const Json& dim : json["shape"].items()) {
     if (!dim.is_int()) return DataLossError(what + "has a dimension that is no integer");
@@ -123,7 +130,7 @@ Status SafetensorsReader::ParseHeader(std::string_view header, int64_t data_byte
   if (!json->is_object()) return DataLossError("header is not a JSON object");
   for (const auto& [name, value] : json->members()) {
     if (name == kMetadataKey) {
-      for (const auto& [key, text] : value.members()) metadata_[key] = text.AsString();
+      RETURN_IF_ERROR(ParseMetadata(value));
       continue;
     }
     SafetensorsEntry entry;
@@ -139,8 +146,8 @@ Status SafetensorsReader::ParseHeader(std::string_view header, int64_t data_byte
       return DataLossError(StrFormat(
           "tensor '%s' begins at byte %lld, the one before ends at %lld: "
           "%s",
-          entry.name.c_str(), static_cast<long long>(entry.begin), static_cast<long long>(covered),
-          entry.begin < covered ? "they overlap" : "a gap"));
+          Shown(entry.name).c_str(), static_cast<long long>(entry.begin),
+          static_cast<long long>(covered), entry.begin < covered ? "they overlap" : "a gap"));
     }
     covered = entry.end;
   }
@@ -148,6 +155,17 @@ Status SafetensorsReader::ParseHeader(std::string_view header, int64_t data_byte
     return DataLossError(StrFormat("%lld bytes of data, the header describes %lld",
                                    static_cast<long long>(data_bytes),
                                    static_cast<long long>(covered)));
+  }
+  return OkStatus();
+}
+
+Status SafetensorsReader::ParseMetadata(const Json& json) {
+  if (!json.is_object()) return DataLossError("__metadata__ is not a JSON object");
+  for (const auto& [key, text] : json.members()) {
+    if (!text.is_string()) {
+      return DataLossError("__metadata__ '" + Shown(key) + "' is not a string");
+    }
+    metadata_[key] = text.AsString();
   }
   return OkStatus();
 }
@@ -161,6 +179,12 @@ const SafetensorsEntry* SafetensorsReader::Find(std::string_view name) const {
 
 Result<std::string> SafetensorsReader::Read(const SafetensorsEntry& entry, int64_t offset,
                                             int64_t size) const {
+  if (offset < 0 || size < 0 || size > entry.size_bytes() || offset > entry.size_bytes() - size) {
+    return OutOfRangeError(path_ + ": tensor '" + Shown(entry.name) +
+                           StrFormat("' has %lld bytes; asked for %lld from %lld",
+                                     static_cast<long long>(entry.size_bytes()),
+                                     static_cast<long long>(size), static_cast<long long>(offset)));
+  }
   ASSIGN_OR_RETURN(std::string bytes,
                    ReadFileRange(path_, data_start_ + entry.begin + offset, size));
   if (static_cast<int64_t>(bytes.size()) != size) {

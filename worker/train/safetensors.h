@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "base/status.h"
 #include "worker/train/hashed_file.h"
 
@@ -47,11 +48,13 @@ class SafetensorsReader {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const SafetensorsEntry* Find(std::string_view name) const;  // nullptr when absent
 
-  // Bytes [offset, offset + size) of the entry. DATA_LOSS when the file became shorter.
+  // Bytes [offset, offset + size) of the entry. OUT_OF_RANGE when they are not inside it;
+  // DATA_LOSS when the file became shorter.
   Result<std::string> Read(const SafetensorsEntry& entry, int64_t offset, int64_t size) const;
 
  private:
   Status ParseHeader(std::string_view header, int64_t data_bytes);
+  Status ParseMetadata(const Json& json);
 
   std::string path_;
   int64_t data_start_ = 0;

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "base/files.h"
 
 namespace nibble {
@@ -93,6 +95,9 @@ TEST_F(SafetensorsTest, MalformedFilesAreDataLossAndSayWhy) {
   expect(OpenHeader(R"({"a":{"dtype":"U8","shape":4,"data_offsets":[0,4]}})", 4), "no shape");
   expect(OpenHeader(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}})", 4), "outside");
   expect(OpenHeader(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0]}})", 4), "data_offsets");
+  expect(OpenHeader(R"({"__metadata__":7})", 0), "__metadata__ is not");
+  expect(OpenHeader(R"({"__metadata__":{"k":7}})", 0), "'k' is not a string");
+  expect(OpenHeader("{\"" + std::string(5000, 'n') + R"(":{"dtype":"Q8"}})", 0), "dtype 'Q8'");
   expect(OpenHeader(R"({"a":{"dtype":"F64","shape":[4294967296,4294967296],)"
                     R"("data_offsets":[0,4]}})",
                     4),
@@ -105,6 +110,23 @@ TEST_F(SafetensorsTest, MalformedFilesAreDataLossAndSayWhy) {
                     R"("b":{"dtype":"U8","shape":[1],"data_offsets":[5,6]}})",
                     6),
          "gap");
+}
+
+TEST_F(SafetensorsTest, ReadOutsideTheTensorIsRefused) {
+  const std::string path = JoinPath(folder_, "a");
+  auto writer = SafetensorsWriter::Create(path, {{"a", "U8", {4}}, {"b", "U8", {4}}}, {});
+  ASSERT_TRUE(writer->Append("abcdefgh", 8).ok());
+  ASSERT_TRUE(writer->Finish().ok());
+  const auto reader = SafetensorsReader::Open(path);
+  ASSERT_TRUE(reader.ok());
+  const SafetensorsEntry& a = reader->entries()[0];
+  EXPECT_EQ(*reader->Read(a, 1, 3), "bcd");
+  EXPECT_EQ(*reader->Read(a, 4, 0), "");
+  for (const auto& [offset, size] : std::vector<std::pair<int64_t, int64_t>>{
+           {0, 5}, {4, 1}, {-1, 2}, {0, -1}, {1, std::numeric_limits<int64_t>::max()}}) {
+    EXPECT_EQ(reader->Read(a, offset, size).status().code(), StatusCode::kOutOfRange)
+        << offset << " " << size;
+  }
 }
 
 TEST_F(SafetensorsTest, ReadPastTheEndOfACutFileIsDataLoss) {
