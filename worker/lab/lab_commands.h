@@ -15,6 +15,7 @@ namespace nibble {
 
 Status LabQuantizeCommand(const std::vector<std::string>& args);
 Status LabLinearCommand(const std::vector<std::string>& args);
+Status LabCpuCommand(const std::vector<std::string>& args);
 Status LabTable1Command(const std::vector<std::string>& args);
 Status LabEstimateCommand(const std::vector<std::string>& args);
 

@@ -18,6 +18,7 @@ usage:
   nibble-lab quantize --recipe R --slot S --in FILE[:NAME]   one tensor through one slot
   nibble-lab linear --recipe R --in FILE --out FILE          Y, dX and dW of one linear layer
   nibble-lab table1 [--checkpoint DIR]                       E2M1 activations of a trained model
+  nibble-lab cpu                                             kernels of this machine, and why
   nibble-lab estimate --model P --recipe R                   analytic speed-up over BF16
   nibble-lab COMMAND --help
 
@@ -39,6 +40,7 @@ struct Command {
 constexpr Command kCommands[] = {{"quantize", &LabQuantizeCommand},
                                  {"linear", &LabLinearCommand},
                                  {"table1", &LabTable1Command},
+                                 {"cpu", &LabCpuCommand},
                                  {"estimate", &LabEstimateCommand}};
 
 int ExitCode(const Status& status, const std::string& command) {

@@ -26,7 +26,10 @@ void CheckModelSizes(JsonFields& fields, ModelConfig& m) {
     return value != 0;
   };
   if (m.kv_heads == 0) m.kv_heads = m.heads;
-  const bool sized = required("hiddenSize", m.hidden_size) & required("heads", m.heads);
+  // Both are reported, so both are asked.
+  const bool has_hidden_size = required("hiddenSize", m.hidden_size);
+  const bool has_heads = required("heads", m.heads);
+  const bool sized = has_hidden_size && has_heads;
   required("intermediateSize", m.intermediate_size);
   required("layers", m.layers);
   if (!sized) return;
