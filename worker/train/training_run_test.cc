@@ -39,7 +39,8 @@ TEST_F(TrainingRunTest, JournalTellsTheWholeStory) {
   ASSERT_EQ(starts.size(), 1u);
   EXPECT_EQ(starts[0].steps_total, 12);
   EXPECT_EQ(starts[0].tokens_per_step, 64);
-  EXPECT_EQ(starts[0].paths.at("fprop"), "reference");
+  EXPECT_EQ(starts[0].paths.at("fprop"), "fast");
+  EXPECT_EQ(starts[0].paths.at("dgrad"), "reference");
   EXPECT_EQ(starts[0].paths.at("head"), "bf16");
   const auto steps = Only<StepRecord>(records);
   ASSERT_EQ(steps.size(), 12u);
