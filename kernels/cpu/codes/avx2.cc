@@ -54,6 +54,20 @@ constexpr int kMixedSteps = 5;
   return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
 }
 
+// Keeps a value in a register: without it GCC loads right vectors again for every row.
+[[gnu::always_inline]] inline void Pin(__m256i& value) { __asm__ volatile("" : "+x"(value)); }
+
+// sum += product in 16-bit lanes, in place and in this order: left to itself GCC rotates the
+// accumulators of a loop through extra registers, one move for each addition.
+[[gnu::always_inline]] inline void AddInPlace(__m256i& sum, __m256i product) {
+  __asm__ volatile("vpaddw %1, %0, %0" : "+x"(sum) : "x"(product));
+}
+
+// The same in 32-bit lanes.
+[[gnu::always_inline]] inline void AddWideInPlace(__m256i& sum, __m256i product) {
+  __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(product));
+}
+
 void WinogradLeftBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   __m128i sums = _mm_setzero_si128();
   for (int64_t k = 0; k < depth; k += 8, panel += kRows * 8) {
@@ -96,16 +110,22 @@ void WinogradTile(const TileArgs& args) {
       sums[2 * r + 1] = _mm256_add_epi16(row, Load(right_bias + 8));
     });
     for (int64_t step = 0; step < depth; step += 8, left += kRows * 8, right += kCols * 8) {
-      const __m256i o0 = Load(right), e0 = Load(right + 32);
-      const __m256i o1 = Load(right + 64), e1 = Load(right + 96);
+      __m256i o0 = Load(right), e0 = Load(right + 32);
+      __m256i o1 = Load(right + 64), e1 = Load(right + 96);
+      Pin(o0);
+      Pin(e0);
+      Pin(o1);
+      Pin(e1);
       Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
         const __m256i ae = Broadcast(left + r * 8);
         const __m256i ao = Broadcast(left + r * 8 + 4);
-        sums[2 * r] = _mm256_add_epi16(
-            sums[2 * r], _mm256_maddubs_epi16(_mm256_add_epi8(ae, o0), _mm256_add_epi8(ao, e0)));
-        sums[2 * r + 1] = _mm256_add_epi16(
-            sums[2 * r + 1],
-            _mm256_maddubs_epi16(_mm256_add_epi8(ae, o1), _mm256_add_epi8(ao, e1)));
+        __m256i u0 = _mm256_add_epi8(ae, o0), v0 = _mm256_add_epi8(ao, e0);
+        __m256i product = _mm256_maddubs_epi16(u0, v0);
+        AddInPlace(sums[2 * r], product);
+        u0 = _mm256_add_epi8(ae, o1);
+        v0 = _mm256_add_epi8(ao, e1);
+        product = _mm256_maddubs_epi16(u0, v0);
+        AddInPlace(sums[2 * r + 1], product);
       });
     }
     Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
@@ -132,48 +152,40 @@ void OffsetBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   Put(bias + 8, _mm256_sub_epi16(zero, sum1));
 }
 
+// The FP32 sums wait in memory while eight integer sums of a group fill the registers.
 void OffsetGroupTile(const GroupTileArgs& args) {
+  if (!args.resume) std::memset(args.tile, 0, kTiles * 8 * sizeof(float));
   const uint8_t* left = args.left;
   const uint8_t* right = args.right;
   const int32_t* bias = args.right_bias;
   const float* left_factor = args.left_factor;
   const float* right_factor = args.right_factor;
-  __m256 sums[kTiles];
-  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
-    sums[i] = args.resume ? _mm256_loadu_ps(args.tile + i * 8) : _mm256_setzero_ps();
-  });
   for (int64_t g = 0; g < args.groups; ++g) {
-    Unroll<kRows / 2>([&](auto half) NIBBLE_INLINE_LAMBDA {
-      __m256i products[4];
-      Unroll<4>([&](auto i) NIBBLE_INLINE_LAMBDA { products[i] = Load(bias + i % 2 * 8); });
-      const uint8_t* l = left + half * 8;
-      const uint8_t* r = right;
-      for (int64_t k = 0; k < args.group; k += 4, l += kRows * 4, r += kCols * 4) {
-        const __m256i b0 = Load(r), b1 = Load(r + 32);
-        const __m256i a0 = Broadcast(l), a1 = Broadcast(l + 4);
-        products[0] = _mm256_add_epi16(products[0], _mm256_maddubs_epi16(a0, b0));
-        products[1] = _mm256_add_epi16(products[1], _mm256_maddubs_epi16(a0, b1));
-        products[2] = _mm256_add_epi16(products[2], _mm256_maddubs_epi16(a1, b0));
-        products[3] = _mm256_add_epi16(products[3], _mm256_maddubs_epi16(a1, b1));
-      }
-      const __m256 factor0 = _mm256_loadu_ps(right_factor);
-      const __m256 factor1 = _mm256_loadu_ps(right_factor + 8);
-      Unroll<4>([&](auto i) NIBBLE_INLINE_LAMBDA {
-        constexpr int at = 4 * half + i;
-        const __m256 factor = _mm256_mul_ps(_mm256_set1_ps(left_factor[2 * half + i / 2]),
-                                            i % 2 == 0 ? factor0 : factor1);
-        sums[at] =
-            _mm256_add_ps(sums[at], _mm256_mul_ps(_mm256_cvtepi32_ps(Widen(products[i])), factor));
+    __m256i products[kTiles];
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA { products[i] = Load(bias + i % 2 * 8); });
+    for (int64_t k = 0; k < args.group; k += 4, left += kRows * 4, right += kCols * 4) {
+      __m256i b0 = Load(right), b1 = Load(right + 32);
+      Pin(b0);
+      Pin(b1);
+      Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
+        const __m256i a = Broadcast(left + r * 4);
+        AddInPlace(products[2 * r], _mm256_maddubs_epi16(a, b0));
+        AddInPlace(products[2 * r + 1], _mm256_maddubs_epi16(a, b1));
       });
+    }
+    const __m256 factor0 = _mm256_loadu_ps(right_factor);
+    const __m256 factor1 = _mm256_loadu_ps(right_factor + 8);
+    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+      float* tile = args.tile + i * 8;
+      const __m256 factor =
+          _mm256_mul_ps(_mm256_set1_ps(left_factor[i / 2]), i % 2 == 0 ? factor0 : factor1);
+      const __m256 term = _mm256_mul_ps(_mm256_cvtepi32_ps(Widen(products[i])), factor);
+      _mm256_storeu_ps(tile, _mm256_add_ps(_mm256_loadu_ps(tile), term));
     });
-    left += args.group * kRows;
-    right += args.group * kCols;
     bias += kCols;
     left_factor += args.left_stride;
     right_factor += args.right_stride;
   }
-  Unroll<kTiles>([&](auto i)
-                     NIBBLE_INLINE_LAMBDA { _mm256_storeu_ps(args.tile + i * 8, sums[i]); });
 }
 
 // Minus 12 times the sum of a lane's codes.
@@ -207,12 +219,19 @@ void MixedTile(const TileArgs& args) {
   const auto run = [&](auto steps) NIBBLE_INLINE_LAMBDA {
     __m256i sums[kTiles];
     Unroll<steps>([&](auto step) NIBBLE_INLINE_LAMBDA {
-      const __m256i b0 = Load(right + step * kCols * 4), b1 = Load(right + step * kCols * 4 + 32);
+      __m256i b0 = Load(right + step * kCols * 4), b1 = Load(right + step * kCols * 4 + 32);
+      Pin(b0);
+      Pin(b1);
       Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
         const __m256i a = Broadcast(left + step * kRows * 4 + r * 4);
         const __m256i p0 = Mixed<unsigned_left>(a, b0), p1 = Mixed<unsigned_left>(a, b1);
-        sums[2 * r] = step == 0 ? p0 : _mm256_add_epi16(sums[2 * r], p0);
-        sums[2 * r + 1] = step == 0 ? p1 : _mm256_add_epi16(sums[2 * r + 1], p1);
+        if constexpr (step == 0) {
+          sums[2 * r] = p0;
+          sums[2 * r + 1] = p1;
+        } else {
+          AddInPlace(sums[2 * r], p0);
+          AddInPlace(sums[2 * r + 1], p1);
+        }
       });
     });
     Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
@@ -232,11 +251,13 @@ void MixedTile(const TileArgs& args) {
 [[gnu::always_inline]] inline void AddWords(const uint8_t* left, const uint8_t* right,
                                             int64_t depth, __m256i* sums) {
   for (int64_t k = 0; k < depth; k += 2, left += kRows * 4, right += kCols * 4) {
-    const __m256i b0 = Load(right), b1 = Load(right + 32);
+    __m256i b0 = Load(right), b1 = Load(right + 32);
+    Pin(b0);
+    Pin(b1);
     Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
       const __m256i a = Broadcast(left + r * 4);
-      sums[2 * r] = _mm256_add_epi32(sums[2 * r], _mm256_madd_epi16(a, b0));
-      sums[2 * r + 1] = _mm256_add_epi32(sums[2 * r + 1], _mm256_madd_epi16(a, b1));
+      AddWideInPlace(sums[2 * r], _mm256_madd_epi16(a, b0));
+      AddWideInPlace(sums[2 * r + 1], _mm256_madd_epi16(a, b1));
     });
   }
 }
@@ -302,9 +323,17 @@ constexpr Variant kGrouped[] = {
      OffsetGroupTile},
     {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, nullptr, WordsGroupTile},
 };
-constexpr KernelSet kSet{
-    "avx2", kOuter,       4,          kGrouped, 2, ExpandAvx2, ScatterAlongAvx2, ScatterAcrossAvx2,
-    Finish, FinishGroups, CorrectLoop};
+constexpr KernelSet kSet{"avx2",
+                         kOuter,
+                         4,
+                         kGrouped,
+                         2,
+                         ExpandAvx2,
+                         ScatterAlongAvx2,
+                         ScatterAcrossAvx2,
+                         FinishTile<int32_t, kRows, kCols>,
+                         FinishTile<float, kRows, kCols>,
+                         CorrectVectors<Words8, Codes8, 2>};
 
 }  // namespace
 

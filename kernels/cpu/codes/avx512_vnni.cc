@@ -133,9 +133,9 @@ constexpr KernelSet kSet{"avx512vnni",
                          ExpandAvx2,
                          ScatterAlongAvx2,
                          ScatterAcrossAvx2,
-                         Finish,
-                         FinishGroups,
-                         CorrectLoop};
+                         FinishTile<int32_t, kRows, kCols>,
+                         FinishTile<float, kRows, kCols>,
+                         CorrectVectors<Words16, Codes16, 2>};
 
 }  // namespace
 

@@ -17,9 +17,9 @@ const KernelSet& AvxVnniKernels() {
                                   ExpandAvx2,
                                   ScatterAlongAvx2,
                                   ScatterAcrossAvx2,
-                                  Finish,
-                                  FinishGroups,
-                                  CorrectLoop};
+                                  FinishTile<int32_t, kRows, kCols>,
+                                  FinishTile<float, kRows, kCols>,
+                                  CorrectVectors<Words8, Codes8, 3>};
   return kSet;
 }
 

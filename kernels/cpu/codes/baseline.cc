@@ -67,8 +67,8 @@ constexpr KernelSet kSet{"baseline",
                          ExpandLoop,
                          ScatterAlongLoop,
                          ScatterAcrossLoop,
-                         Finish,
-                         FinishGroups,
+                         FinishTile<int32_t, kRows, kCols>,
+                         FinishTile<float, kRows, kCols>,
                          CorrectLoop};
 
 }  // namespace

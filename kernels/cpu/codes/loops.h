@@ -12,12 +12,13 @@
 #include <cstring>
 
 #include "kernels/cpu/codes/kernels.h"
+#include "kernels/cpu/codes/unroll.h"
 
 namespace nibble::cpu::codes {
 namespace {
 
 template <typename Sum>
-void FinishLoop(const Sum* __restrict tile, const FinishArgs& args) {
+[[gnu::noinline]] void FinishLoop(const Sum* __restrict tile, const FinishArgs& args) {
   const int64_t cols = args.cols;
   const float* __restrict right = args.right_scale;
   for (int64_t i = 0; i < args.rows; ++i) {
@@ -43,11 +44,20 @@ void FinishLoop(const Sum* __restrict tile, const FinishArgs& args) {
   }
 }
 
-[[maybe_unused]] void Finish(const int32_t* tile, const FinishArgs& args) {
-  FinishLoop(tile, args);
-}
-[[maybe_unused]] void FinishGroups(const float* tile, const FinishArgs& args) {
-  FinishLoop(tile, args);
+// Most tiles are whole and overwrite their results; constant bounds make that case short.
+template <typename Sum, int rows, int cols>
+void FinishTile(const Sum* tile, const FinishArgs& args) {
+  if (args.rows != rows || args.cols != cols || args.correction != nullptr || args.accumulate) {
+    FinishLoop(tile, args);
+    return;
+  }
+  const float* __restrict right = args.right_scale;
+  const float* __restrict left = args.left_scale;
+  float* __restrict out = args.out;
+  const Sum* __restrict in = tile;
+  for (int i = 0; i < rows; ++i, in += cols, out += args.out_stride) {
+    for (int j = 0; j < cols; ++j) out[j] = static_cast<float>(in[j]) * left[i] * right[j];
+  }
 }
 
 // Integer codes of all lanes at depth k, offset taken off.
@@ -96,6 +106,46 @@ inline void PanelCodes(const uint8_t* panel, const PanelLayout& layout, int64_t 
     for (int lane = 0; lane < lanes; ++lane) sum[lane] += value * codes[lane];
   }
   for (int lane = 0; lane < lanes; ++lane) args.c[lane] = sum[lane];
+}
+
+using Words8 = int32_t __attribute__((vector_size(32)));
+using Codes8 = float __attribute__((vector_size(32)));
+using Words16 = int32_t __attribute__((vector_size(64)));
+using Codes16 = float __attribute__((vector_size(64)));
+
+// CorrectLoop on `count` vectors of `width` lanes, for panels of four-byte cells without offset.
+template <typename Words, typename Codes, int count>
+[[maybe_unused]] void CorrectVectors(const CorrectionArgs& args) {
+  constexpr int width = sizeof(Words) / 4;
+  const bool cells = args.layout.order == PanelOrder::kQuads ||
+                     (args.layout.order == PanelOrder::kWinogradRight && width == 8);
+  if (!cells || args.layout.offset != 0 || args.layout.lanes != width * count) {
+    CorrectLoop(args);
+    return;
+  }
+  Codes sums[count] = {};
+  for (int64_t r = 0; r < args.count; ++r) {
+    const int64_t k = args.columns[r];
+    const float value = args.values[r];
+    const int shift = 24 - 8 * static_cast<int>(k % 4);
+    const float* factor =
+        args.factor == nullptr ? nullptr : args.factor + k / args.group * args.factor_stride;
+    const uint8_t* first = args.panel + args.layout.At(k / 4 * 4, 0);
+    const int64_t stride = args.layout.order == PanelOrder::kQuads ? width * 4 : 64;
+    Unroll<count>([&](auto v) NIBBLE_INLINE_LAMBDA {
+      Words words;
+      std::memcpy(&words, first + v * stride, sizeof(words));
+      words = (words << shift) >> 24;
+      Codes codes = __builtin_convertvector(words, Codes);
+      if (factor != nullptr) {
+        Codes factors;
+        std::memcpy(&factors, factor + v * width, sizeof(factors));
+        codes *= factors;
+      }
+      sums[v] += codes * value;
+    });
+  }
+  std::memcpy(args.c, sums, sizeof(sums));
 }
 
 inline void PutCode(const PanelLayout& layout, int64_t panel_bytes, int64_t lane, int64_t k,
