@@ -52,21 +52,14 @@ Status RunShape(const AttentionShape& s, int threads, const Effort& effort, doub
   for (const GemmMode mode : {GemmMode::kF32, GemmMode::kBf16}) {
     const AttentionParams params{s.batch, s.seq, s.seq, s.heads, s.heads, s.head_dim, mode};
     const std::string suffix = mode == GemmMode::kF32 ? "_fp32" : "_bf16";
-    contestants.push_back({"forward" + suffix,
-                           Timed(ClockFor(threads),
-                                 [&, params] {
-                                   return backend->AttentionForward(params, x[0], x[1], x[2],
-                                                                    out[0], lse);
-                                 }),
-                           {}});
-    contestants.push_back({"backward" + suffix,
-                           Timed(ClockFor(threads),
-                                 [&, params] {
-                                   return backend->AttentionBackward(params, x[3], x[0], x[1], x[2],
-                                                                     out[0], lse, out[1], out[2],
-                                                                     out[3]);
-                                 }),
-                           {}});
+    contestants.push_back({"forward" + suffix, Timed(ClockFor(threads), [&, params] {
+                             return backend->AttentionForward(params, x[0], x[1], x[2], out[0],
+                                                              lse);
+                           })});
+    contestants.push_back({"backward" + suffix, Timed(ClockFor(threads), [&, params] {
+                             return backend->AttentionBackward(params, x[3], x[0], x[1], x[2],
+                                                               out[0], lse, out[1], out[2], out[3]);
+                           })});
   }
   RETURN_IF_ERROR(RunInterleaved(effort, contestants));
   for (const Contestant& contestant : contestants) {

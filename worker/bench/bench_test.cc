@@ -36,21 +36,20 @@ TEST(BenchMeasure, ContestantsTakeTurnsAndWarmUpIsNotCounted) {
   std::string order;
   std::vector<Contestant> contestants;
   for (const char* name : {"a", "b"}) {
-    contestants.push_back({name,
-                           [&order, name]() -> Result<double> {
+    contestants.push_back({name, [&order, name]() -> Result<Sample> {
                              order += name;
-                             return 1.0;
-                           },
-                           {}});
+                             return Sample{1.0, 2.0};
+                           }});
   }
   ASSERT_TRUE(RunInterleaved({0.0, 3, 10}, contestants).ok());
   EXPECT_EQ(order, "abababab");  // no time left: min_rounds after the warm-up
-  EXPECT_EQ(contestants[1].seconds.size(), 3u);
+  EXPECT_EQ(contestants[1].seconds, std::vector<double>(3, 1.0));
+  EXPECT_EQ(contestants[1].cpu_seconds, std::vector<double>(3, 2.0));
 }
 
 TEST(BenchMeasure, FailureNamesTheContestant) {
   std::vector<Contestant> contestants;
-  contestants.push_back({"broken", [] { return Result<double>(InternalError("no")); }, {}});
+  contestants.push_back({"broken", [] { return Result<Sample>(InternalError("no")); }});
   const Status status = RunInterleaved({}, contestants);
   EXPECT_NE(status.message().find("broken"), std::string::npos) << status.ToString();
 }

@@ -123,15 +123,12 @@ class GemmRun {
       OpenBlasGemm(shape, false, true, a.f32(), b.f32(), 0.0f, out.f32(), threads);
       return OkStatus();
     };
-    contestants.push_back({"openblas_fp32", Timed(clock, openblas), {}});
+    contestants.push_back({"openblas_fp32", Timed(clock, openblas)});
     Backend* const engine = &backend;
-    contestants.push_back({"nibble_fp32",
-                           Timed(clock,
-                                 [=] {
-                                   return engine->Gemm(GemmMode::kF32, a, Transpose::kNo, b,
-                                                       Transpose::kYes, false, out);
-                                 }),
-                           {}});
+    contestants.push_back({"nibble_fp32", Timed(clock, [=] {
+                             return engine->Gemm(GemmMode::kF32, a, Transpose::kNo, b,
+                                                 Transpose::kYes, false, out);
+                           })});
   }
 
   void AddOneDnn(const GemmShape& shape, const Operands& o,
@@ -143,7 +140,7 @@ class GemmRun {
       OneDnnGemm* const product = made->get();
       products.push_back(std::move(made).value());
       contestants.push_back(
-          {name, Timed(ClockFor(threads_), [product] { return product->Run(); }), {}});
+          {name, Timed(ClockFor(threads_), [product] { return product->Run(); })});
     };
     add("onednn_fp32", MakeOneDnnF32(shape, o.a.f32(), o.b.f32(), o.out.f32(), threads_));
     add("onednn_int8", MakeOneDnnInt8(shape, threads_));
@@ -169,7 +166,7 @@ class GemmRun {
         report_.Skip(variant.name, status.message());
         continue;
       }
-      contestants.push_back({variant.name, Timed(ClockFor(threads_), multiply), {}});
+      contestants.push_back({variant.name, Timed(ClockFor(threads_), multiply)});
       const std::string packed_name = std::string(variant.name) + "_packed";
       Result<std::unique_ptr<PackedGemm>> packed =
           PackedGemm::Make(&backend, threads_, o.left[v], o.right[v], o.out);
@@ -178,9 +175,7 @@ class GemmRun {
         continue;
       }
       contestants.push_back(
-          {packed_name,
-           Timed(ClockFor(threads_), [one = packed->get()] { return one->Run(); }),
-           {}});
+          {packed_name, Timed(ClockFor(threads_), [one = packed->get()] { return one->Run(); })});
       o.packed.push_back(std::move(packed).value());
     }
   }

@@ -61,10 +61,11 @@ struct Layer {
 };
 
 // A fresh weight version each time, so W is quantized as after an optimizer step.
-Result<double> RunLayer(const Views& v, TimedBackend& timer, ClockKind clock, Layer* layer) {
+Result<Sample> RunLayer(const Views& v, TimedBackend& timer, ClockKind clock, Layer* layer) {
   LinearStep step;
   step.step = layer->round++;
   timer.Reset();
+  const double cpu_start = NowSeconds(ClockKind::kProcessCpu);
   const double start = NowSeconds(clock);
   RETURN_IF_ERROR(layer->input.Set(step, v.x));
   RETURN_IF_ERROR(layer->linear.Forward(step, layer->input, v.w, layer->round, v.y));
@@ -76,7 +77,7 @@ Result<double> RunLayer(const Views& v, TimedBackend& timer, ClockKind clock, La
   layer->forward.push_back(middle - start);
   layer->gemm.push_back(gemm);
   layer->quantize.push_back(end - start - gemm);
-  return end - start;
+  return Sample{end - start, NowSeconds(ClockKind::kProcessCpu) - cpu_start};
 }
 
 class LinearRun {
@@ -98,12 +99,11 @@ class LinearRun {
     std::vector<std::unique_ptr<Layer>> layers;
     ASSIGN_OR_RETURN(layers, MakeLayers(shape, timer, v));
     std::vector<Contestant> contestants;
-    contestants.push_back({"openblas_fp32", Timed(clock_, [&] { return OpenBlas(shape, v); }), {}});
+    contestants.push_back({"openblas_fp32", Timed(clock_, [&] { return OpenBlas(shape, v); })});
     for (const std::unique_ptr<Layer>& layer : layers) {
-      contestants.push_back(
-          {layer->recipe.name,
-           [this, &v, &timer, one = layer.get()] { return RunLayer(v, timer, clock_, one); },
-           {}});
+      contestants.push_back({layer->recipe.name, [this, &v, &timer, one = layer.get()] {
+                               return RunLayer(v, timer, clock_, one);
+                             }});
     }
     Effort effort{seconds, options_.quick ? 2 : 3, options_.quick ? 2 : 60};
     RETURN_IF_ERROR(RunInterleaved(effort, contestants));
@@ -127,7 +127,7 @@ class LinearRun {
         continue;
       }
       auto layer = std::make_unique<Layer>(&timer, *recipe);
-      const Result<double> trial = RunLayer(v, timer, clock_, layer.get());
+      const Result<Sample> trial = RunLayer(v, timer, clock_, layer.get());
       if (trial.ok()) {
         layer->forward.clear();
         layer->gemm.clear();

@@ -21,20 +21,27 @@ double Quantile(const std::vector<double>& sorted, double q) {
 }  // namespace
 
 const char* ClockName(ClockKind clock) {
-  return clock == ClockKind::kThreadCpu ? "thread_cpu" : "wall";
+  return clock == ClockKind::kWall        ? "wall"
+         : clock == ClockKind::kThreadCpu ? "thread_cpu"
+                                          : "process_cpu";
 }
 
 double NowSeconds(ClockKind clock) {
   timespec now{};
-  clock_gettime(clock == ClockKind::kThreadCpu ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
+  clock_gettime(clock == ClockKind::kWall        ? CLOCK_MONOTONIC
+                : clock == ClockKind::kThreadCpu ? CLOCK_THREAD_CPUTIME_ID
+                                                 : CLOCK_PROCESS_CPUTIME_ID,
+                &now);
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-std::function<Result<double>()> Timed(ClockKind clock, std::function<Status()> work) {
-  return [clock, work = std::move(work)]() -> Result<double> {
+std::function<Result<Sample>()> Timed(ClockKind clock, std::function<Status()> work) {
+  return [clock, work = std::move(work)]() -> Result<Sample> {
+    const double cpu_start = NowSeconds(ClockKind::kProcessCpu);
     const double start = NowSeconds(clock);
     RETURN_IF_ERROR(work());
-    return NowSeconds(clock) - start;
+    const double end = NowSeconds(clock);
+    return Sample{end - start, NowSeconds(ClockKind::kProcessCpu) - cpu_start};
   };
 }
 
@@ -43,10 +50,11 @@ Status RunInterleaved(const Effort& effort, std::vector<Contestant>& contestants
   for (int round = -1; round < effort.max_rounds; ++round) {  // -1 warms up
     const double round_start = NowSeconds(ClockKind::kWall);
     for (Contestant& contestant : contestants) {
-      const Result<double> seconds = contestant.run();
-      if (!seconds.ok()) return seconds.status().WithContext(contestant.name);
-      contestant.seconds.push_back(*seconds);
-      if (round < 0) contestant.seconds.clear();
+      const Result<Sample> sample = contestant.run();
+      if (!sample.ok()) return sample.status().WithContext(contestant.name);
+      if (round < 0) continue;
+      contestant.seconds.push_back(sample->seconds);
+      contestant.cpu_seconds.push_back(sample->cpu_seconds);
     }
     const double now = NowSeconds(ClockKind::kWall);
     const bool full = now - start + (now - round_start) > effort.seconds;

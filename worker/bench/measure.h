@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -18,22 +19,33 @@
 
 namespace nibble::bench {
 
-enum class ClockKind { kThreadCpu, kWall };
-const char* ClockName(ClockKind clock);  // "thread_cpu", "wall"
+// kProcessCpu: of all threads together.
+enum class ClockKind { kThreadCpu, kProcessCpu, kWall };
+const char* ClockName(ClockKind clock);  // "thread_cpu", "process_cpu", "wall"
 inline ClockKind ClockFor(int threads) {
   return threads == 1 ? ClockKind::kThreadCpu : ClockKind::kWall;
 }
 double NowSeconds(ClockKind clock);
 
+// One run: by the clock of the benchmark, and processor time of all its threads.
+struct Sample {
+  double seconds = 0;
+  double cpu_seconds = 0;
+};
+
 struct Contestant {
+  Contestant(std::string contestant, std::function<Result<Sample>()> work)
+      : name(std::move(contestant)), run(std::move(work)) {}
+
   std::string name;
-  // Does the work once and returns its seconds.
-  std::function<Result<double>()> run;
-  std::vector<double> seconds;  // one per round, warm-up left out
+  std::function<Result<Sample>()> run;  // does the work once
+  // One per round, warm-up left out.
+  std::vector<double> seconds;
+  std::vector<double> cpu_seconds;
 };
 
 // A Contestant::run that times `work` with `clock`.
-std::function<Result<double>()> Timed(ClockKind clock, std::function<Status()> work);
+std::function<Result<Sample>()> Timed(ClockKind clock, std::function<Status()> work);
 
 struct Effort {
   double seconds = 1;  // wall time that warm-up and rounds may take together

@@ -80,14 +80,10 @@ Status QuantizeBench(const Options& options, Report* report) {
   ASSIGN_OR_RETURN(const TensorView x, tensors.MakeBell(1, 1.0f, rows, cols));
   ASSIGN_OR_RETURN(const TensorView copy, tensors.Make(rows, cols));
   std::vector<Contestant> contestants;
-  contestants.push_back({"memcpy",
-                         Timed(clock,
-                               [&] {
-                                 std::memcpy(copy.data, x.data,
-                                             static_cast<size_t>(x.size_bytes()));
-                                 return OkStatus();
-                               }),
-                         {}});
+  contestants.push_back({"memcpy", Timed(clock, [&] {
+                           std::memcpy(copy.data, x.data, static_cast<size_t>(x.size_bytes()));
+                           return OkStatus();
+                         })});
   std::vector<std::unique_ptr<QuantizedTensor>> outputs;
   std::vector<std::string> formats = {"fp32"};
   for (const Case& one : cases) {
@@ -102,7 +98,7 @@ Status QuantizeBench(const Options& options, Report* report) {
       report->Skip(one.name, trial.message());
       continue;
     }
-    contestants.push_back({one.name, Timed(clock, quantize), {}});
+    contestants.push_back({one.name, Timed(clock, quantize)});
     formats.push_back(Describe(one.quant));
   }
   const Effort effort{0.9 * options.seconds, options.quick ? 2 : 3, options.quick ? 2 : 60};

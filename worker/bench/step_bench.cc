@@ -127,20 +127,22 @@ struct Runner {
   std::map<std::string, double> seconds_by_op;
   std::vector<std::string> op_order;
 
-  Result<double> Run() {
+  Result<Sample> Run() {
     engine->backend->Reset();
     model->WeightsChanged();  // other recipes have stepped on the same weights
+    const double cpu_start = NowSeconds(ClockKind::kProcessCpu);
     const double start = NowSeconds(clock);
     ASSIGN_OR_RETURN(const StepOutcome outcome, step->Run(++number, false, data.get()));
     const double seconds = NowSeconds(clock) - start;
+    const double cpu_seconds = NowSeconds(ClockKind::kProcessCpu) - cpu_start;
     if (!outcome.end_reason.empty()) return InternalError(outcome.end_message);
-    if (number == 1) return seconds;  // warm-up
+    if (number == 1) return Sample{seconds, cpu_seconds};  // warm-up
     total_seconds += seconds;
     for (const auto& [op, spent] : engine->backend->seconds()) {
       if (seconds_by_op.count(op) == 0) op_order.push_back(op);
       seconds_by_op[op] += spent;
     }
-    return seconds;
+    return Sample{seconds, cpu_seconds};
   }
 };
 
@@ -159,7 +161,7 @@ class StepGroup {
     RETURN_IF_ERROR(AddRunners());
     std::vector<Contestant> contestants;
     for (const std::unique_ptr<Runner>& runner : runners_) {
-      contestants.push_back({runner->recipe, [one = runner.get()] { return one->Run(); }, {}});
+      contestants.push_back({runner->recipe, [one = runner.get()] { return one->Run(); }});
     }
     std::unique_ptr<TorchPeer> torch;
     if (options_.with_peers && case_.torch && !options_.quick) {
@@ -167,7 +169,7 @@ class StepGroup {
           TorchPeer::Start(ConfigOf(case_), case_.batch, case_.seq, threads_);
       if (started.ok()) {
         torch = std::move(started).value();
-        contestants.push_back({"pytorch", [&torch] { return torch->Step(); }, {}});
+        contestants.push_back({"pytorch", [&torch] { return torch->Step(); }});
       } else {
         report_.Skip("pytorch", started.status().message());
       }
@@ -233,11 +235,11 @@ class StepGroup {
     return OkStatus();
   }
 
-  const std::vector<double>* Find(const std::vector<Contestant>& contestants,
-                                  const std::string& name, int threads) const {
+  const Contestant* Find(const std::vector<Contestant>& contestants, const std::string& name,
+                         int threads) const {
     for (size_t i = 0; i < contestants.size(); ++i) {
       const int used = i < runners_.size() ? runners_[i]->engine->threads : threads_;
-      if (contestants[i].name == name && used == threads) return &contestants[i].seconds;
+      if (contestants[i].name == name && used == threads) return &contestants[i];
     }
     return nullptr;
   }
@@ -261,6 +263,7 @@ class StepGroup {
                                    {"vocab", case_.vocab}}),
                      threads, contestant.seconds);
       row.Set("clock", ClockName(clock_));
+      row.Set("cpu_ms", ToJson(Summarise(contestant.cpu_seconds), 1e3));
       const double median = Summarise(contestant.seconds).median;
       row.Set("tokens_per_s", Significant(tokens / median));
       if (estimate.ok()) {
@@ -269,13 +272,15 @@ class StepGroup {
         row.Set("share_of_fp32_peak", Significant(gflops / peaks[threads], 3));
       }
       if (const auto* base = Find(contestants, "fp32", threads)) {
-        AddRatio("ratio_vs_fp32", *base, contestant.seconds, &row);
+        AddRatio("ratio_vs_fp32", base->seconds, contestant.seconds, &row);
+        AddRatio("cpu_ratio_vs_fp32", base->cpu_seconds, contestant.cpu_seconds, &row);
       }
       if (const auto* base = Find(contestants, "pytorch", threads)) {
-        AddRatio("ratio_vs_pytorch", *base, contestant.seconds, &row);
+        AddRatio("ratio_vs_pytorch", base->seconds, contestant.seconds, &row);
+        AddRatio("cpu_ratio_vs_pytorch", base->cpu_seconds, contestant.cpu_seconds, &row);
       }
       if (const auto* base = Find(contestants, contestant.name, 1); base && threads > 1) {
-        AddRatio("ratio_vs_one_thread", *base, contestant.seconds, &row);
+        AddRatio("ratio_vs_one_thread", base->seconds, contestant.seconds, &row);
       }
       if (runner != nullptr) AddShares(*runner, &row);
       if (runner == nullptr && torch != nullptr) row.Set("version", torch->version());

@@ -101,13 +101,13 @@ Result<std::string> TorchPeer::ReadLine() {
   return line;
 }
 
-Result<double> TorchPeer::Step() {
+Result<Sample> TorchPeer::Step() {
   if (std::fputs("step\n", requests_) < 0 || std::fflush(requests_) != 0) {
     return UnavailableError("llama_step.py takes no more requests");
   }
   ASSIGN_OR_RETURN(const std::string line, ReadLine());
   ASSIGN_OR_RETURN(const Json answer, Json::Parse(line));
-  return 1e-3 * answer["step_ms"].AsDouble();
+  return Sample{1e-3 * answer["step_ms"].AsDouble(), 1e-3 * answer["cpu_ms"].AsDouble()};
 }
 
 }  // namespace nibble::bench

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "worker/bench/measure.h"
 #include "worker/spec/run_config.h"
 
 namespace nibble::bench {
@@ -26,8 +27,8 @@ class TorchPeer {
   TorchPeer(const TorchPeer&) = delete;
   TorchPeer& operator=(const TorchPeer&) = delete;
 
-  // Seconds of one step by the child's own clock.
-  Result<double> Step();
+  // One step by the child's own clocks.
+  Result<Sample> Step();
   const std::string& version() const { return version_; }
 
  private:

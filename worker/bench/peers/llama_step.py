@@ -10,8 +10,9 @@ causal mask, multi-tensor (foreach) AdamW and clipping, gradients dropped instea
 Needs PyTorch only (Debian: python3-torch). Standard output is JSON.
   llama_step.py [--layers 6 ...]   runs --warmup + --steps steps, prints one object with all times
   llama_step.py --serve            prints {"ready": true, ...} after the warm-up, then runs one step
-                                   for each line on standard input and answers {"step_ms": ...}, so
-                                   that a caller can take turns with it; ends with the input.
+                                   for each line on standard input and answers {"step_ms": ...,
+                                   "cpu_ms": ...} (wall and processor time of all threads), so that
+                                   a caller can take turns with it; ends with the input.
 """
 import argparse
 import json
@@ -146,10 +147,10 @@ class Trainer:
             lr=3e-4, betas=(0.9, 0.95), eps=1e-8, foreach=True)
 
     def step(self):
-        """One step on a fresh random batch; (milliseconds, loss)."""
+        """One step on a fresh random batch; (milliseconds, processor milliseconds, loss)."""
         shape = (self.options.batch, self.options.seq + 1)
         tokens = torch.randint(0, self.options.vocab, shape)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         self.optimizer.zero_grad(set_to_none=True)
         logits = self.model(tokens[:, :-1])
         loss = F.cross_entropy(logits.view(-1, self.options.vocab), tokens[:, 1:].reshape(-1))
@@ -157,7 +158,8 @@ class Trainer:
         clip(self.parameters, 1.0)
         self.optimizer.step()
         value = loss.item()
-        return 1e3 * (time.perf_counter() - start), value
+        cpu = time.process_time() - cpu_start
+        return 1e3 * (time.perf_counter() - start), 1e3 * cpu, value
 
 
 def main():
@@ -173,15 +175,15 @@ def main():
     if OPTIONS.serve:
         print(json.dumps({"ready": True, **about}), flush=True)
         for _ in sys.stdin:
-            ms, loss = trainer.step()
-            print(json.dumps({"step_ms": ms, "loss": loss}), flush=True)
+            ms, cpu_ms, loss = trainer.step()
+            print(json.dumps({"step_ms": ms, "cpu_ms": cpu_ms, "loss": loss}), flush=True)
         return
     results = [trainer.step() for _ in range(OPTIONS.steps)]
-    times = [ms for ms, _ in results]
+    times = [ms for ms, _, _ in results]
     median = statistics.median(times)
     tokens = OPTIONS.batch * OPTIONS.seq
     print(json.dumps({**about, "step_ms": times, "median_ms": median,
-                      "tokens_per_s": 1e3 * tokens / median, "loss": results[-1][1]}))
+                      "tokens_per_s": 1e3 * tokens / median, "loss": results[-1][2]}))
 
 
 main()
