@@ -207,13 +207,16 @@ PlanCost CostOf(const std::vector<StudyPlan>& plans) {
   std::set<std::string> runs;
   for (const StudyPlan& plan : plans) {
     const auto count = [&](const RunKey& key) {
-      const RunConfig config = ConfigOf(plan, key);
-      if (!runs.insert(RunHash(config, plan.data.fingerprint)).second) return;
+      const StudyArm& arm = plan.arms[static_cast<size_t>(key.arm)].arm;
+      const bool built = plan.arms[static_cast<size_t>(key.arm)].not_run.empty();
+      // Without a recipe there is no hash; the arm's own words stand in for it.
+      const std::string name = built ? "" : arm.recipe + arm.patch.Dump();
+      const std::string hash = RunHash(ConfigOf(plan, key), plan.data.fingerprint);
+      if (!runs.insert(hash + name).second) return;
       ++cost.runs;
-      cost.tokens += config.schedule.steps * config.tokens_per_step();
+      cost.tokens += TokensPerRun(plan);
     };
     for (int arm = 0; arm < static_cast<int>(plan.arms.size()); ++arm) {
-      if (!plan.arms[static_cast<size_t>(arm)].not_run.empty()) continue;
       const std::vector<RunKey> keys = RateRuns(plan, arm);
       for (const RunKey& key : keys) count(key);
       for (size_t s = 1; s < plan.definition.seeds.size(); ++s) {

@@ -47,7 +47,7 @@ struct RunKey {
 Result<StudyPlan> MakePlan(StudyDefinition definition, StudyData data);
 
 // The run's config. Its dir, threads and journal are left to the caller.
-// Precondition: the arm has a recipe.
+// Without a recipe (not_run) its recipe_json is empty and it cannot be run.
 RunConfig ConfigOf(const StudyPlan& plan, const RunKey& key);
 
 // 64 hex digits over model, sequence length, optimizer, schedule, seed, the recipe without its name
@@ -76,7 +76,8 @@ struct PlanProgress {
 PlanProgress ProgressOf(const StudyPlan& plan, const ResultLookup& results);
 
 // What studies take before anything has run: distinct runs over all plans, which may share some.
-// A seed beyond the first counts as one run at whatever rate gets chosen.
+// A seed beyond the first counts as one run at whatever rate gets chosen. Arms whose recipe is not
+// built are counted as if it were.
 struct PlanCost {
   int runs = 0;
   int64_t tokens = 0;  // trained on, over all runs

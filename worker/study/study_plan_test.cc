@@ -55,6 +55,7 @@ TEST(StudyPlan, ARecipeThatCannotBeBuiltKeepsItsReason) {
   EXPECT_NE(plan.arms[1].not_run.find("no_such_recipe"), std::string::npos);
   EXPECT_NE(plan.arms[2].not_run, "");
   EXPECT_EQ(WantedRuns(plan, TestResults(plan).Find()).size(), 1u);
+  EXPECT_EQ(CostOf({plan}).runs, 3) << "the plan counts them, in case they get built";
 }
 
 TEST(WantedRuns, BeginWithEveryRateOnTheFirstSeedBaselineFirst) {
