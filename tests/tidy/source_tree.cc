@@ -17,7 +17,9 @@ std::vector<SourceFile> ReadTree(const std::vector<std::string>& suffixes) {
   fs::recursive_directory_iterator it(root), end;
   for (; it != end; ++it) {
     const std::string name = it->path().filename().string();
-    if (it->is_directory() && (name.starts_with('.') || name == "build")) {
+    // What git ignores: builds, and the runs of studies.
+    const bool output = name == "build" || it->path() == root / "study";
+    if (it->is_directory() && (name.starts_with('.') || output)) {
       it.disable_recursion_pending();
       continue;
     }
