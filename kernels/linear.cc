@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "kernels/executable.h"
 
 namespace nibble {
 namespace {
@@ -176,6 +177,8 @@ Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, Lin
 
 Result<LinearPaths> PathsOf(const Backend& backend, const LinearRecipe& recipe, int64_t tokens,
                             int64_t in, int64_t out) {
+  RETURN_IF_ERROR(CheckExecutable(recipe));
+  RETURN_IF_ERROR(CheckRecipeShape(recipe, tokens, in, out));
   const auto form_of = [&](const LinearProduct& product, int64_t rows, int64_t cols,
                            int64_t depth) -> Result<ProductForm> {
     const ProductForm form = FormOf(backend, recipe, product, rows, cols, depth);

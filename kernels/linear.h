@@ -121,7 +121,7 @@ class QuantizedLinear {
 };
 
 // How each product of a (T, K) -> (T, N) layer is formed on this backend; UNIMPLEMENTED when the
-// backend cannot.
+// backend cannot, INVALID_ARGUMENT when the sizes do not fit the recipe's blocks.
 struct LinearPaths {
   ProductForm fprop, dgrad, wgrad;
 };

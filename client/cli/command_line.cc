@@ -39,6 +39,7 @@ class CommandLine {
     AddControlCommands();
     AddClusterCommands();
     AddLocalCommands();
+    AddRecipeCommand();
   }
 
   int Run(std::vector<std::string> arguments, CliContext& context);
@@ -111,6 +112,7 @@ class CommandLine {
   void AddControlCommands();
   void AddClusterCommands();
   void AddLocalCommands();
+  void AddRecipeCommand();
 
   CLI::App app_;
   Runner chosen_;
@@ -132,6 +134,7 @@ class CommandLine {
   WaitOptions wait_;
   DrainOptions drain_;
   TopOptions top_;
+  RecipesOptions recipes_;
   VersionOptions version_;
   UpOptions up_;
   QuickstartOptions quickstart_;
@@ -310,6 +313,20 @@ void CommandLine::AddClusterCommands() {
       [this](CliContext& context) { return RunVersion(context, version_); }, Positional::kNone,
       {"table", "json", "yaml"});
   version->add_flag("--client", version_.client_only, "Do not ask the controller");
+}
+
+void CommandLine::AddRecipeCommand() {
+  CLI::App* recipes = Add(
+      "recipes", "List, show and check recipes", "nibble recipes show nvfp4_te",
+      [this](CliContext& context) { return RunRecipes(context, recipes_); },
+      {"table", "json", "yaml", "name"}, Positional::kRecipe);
+  recipes->add_option("action", recipes_.action, "list, show NAME or validate FILE")
+      ->required()
+      ->check(CLI::IsMember({"list", "show", "validate"}))
+      ->type_name("ACTION");
+  recipes->add_option("target", recipes_.target, "Recipe name, or file in YAML or JSON; - is stdin")
+      ->type_name("NAME|FILE");
+  recipes->add_flag("--json", recipes_.json, "Short for -o json");
 }
 
 void CommandLine::AddLocalCommands() {

@@ -117,6 +117,13 @@ struct TopOptions {
 };
 int RunTop(CliContext& context, const TopOptions& options);
 
+struct RecipesOptions {
+  std::string action;  // list, show or validate
+  std::string target;  // show: name; validate: file
+  bool json = false;
+};
+int RunRecipes(CliContext& context, const RecipesOptions& options);
+
 struct VersionOptions {
   bool client_only = false;
 };

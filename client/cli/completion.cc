@@ -10,6 +10,7 @@ namespace nibble::cli {
 namespace {
 
 constexpr char kJobIds[] = "nibble ps -o name --timeout 2s 2>/dev/null";
+constexpr char kRecipeNames[] = "nibble recipes list -o name 2>/dev/null";
 constexpr char kNodeIds[] = "nibble nodes -o name --timeout 2s 2>/dev/null";
 
 std::vector<std::string> OptionNames(const CommandInfo& command) {
@@ -61,6 +62,9 @@ std::string BashPositional(Positional positional) {
       return "COMPREPLY=($(compgen -f -- \"$cur\"))";
     case Positional::kShell:
       return "COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$cur\"))";
+    case Positional::kRecipe:
+      return std::string("COMPREPLY=($(compgen -f -W \"list show validate $(") + kRecipeNames +
+             ")\" -- \"$cur\"))";
     case Positional::kNone:
       break;
   }
@@ -122,6 +126,8 @@ std::string ZshPositional(Positional positional) {
       return " \\\n        '*:file:_files'";
     case Positional::kShell:
       return " \\\n        '1:shell:(bash zsh fish)'";
+    case Positional::kRecipe:
+      return " \\\n        '1:action:(list show validate)' '2:recipe or file:_nibble_recipes'";
     case Positional::kNone:
       break;
   }
@@ -146,6 +152,9 @@ std::string Zsh(const std::vector<CommandInfo>& commands) {
          "_nibble_nodes() {\n  local -a ids\n  ids=(${(f)\"$(" +
          kNodeIds +
          ")\"})\n  compadd -a ids\n}\n"
+         "_nibble_recipes() {\n  local -a names\n  names=(${(f)\"$(" +
+         kRecipeNames +
+         ")\"})\n  compadd -a names\n  _files\n}\n"
          "_nibble() {\n  local -a commands\n  commands=(\n" +
          list +
          "  )\n  if (( CURRENT == 2 )); then\n    _describe command commands\n    return\n  fi\n"
@@ -183,6 +192,9 @@ std::string Fish(const std::vector<CommandInfo>& commands) {
     if (command.positional == Positional::kNode) out += start + " -a '(" + kNodeIds + ")'\n";
     if (command.positional == Positional::kFile) out += start + " -F\n";
     if (command.positional == Positional::kShell) out += start + " -a 'bash zsh fish'\n";
+    if (command.positional == Positional::kRecipe) {
+      out += start + " -F -a 'list show validate (" + kRecipeNames + ")'\n";
+    }
   }
   return out;
 }

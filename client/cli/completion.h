@@ -19,7 +19,7 @@ struct OptionInfo {
 };
 
 // What stands at the positions of a subcommand.
-enum class Positional { kNone, kJob, kNode, kFile, kShell };
+enum class Positional { kNone, kJob, kNode, kFile, kShell, kRecipe };
 
 struct CommandInfo {
   std::string name;

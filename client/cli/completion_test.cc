@@ -50,6 +50,7 @@ TEST(Completion, BashOffersCommandsFlagsAndChoices) {
   EXPECT_EQ(complete("nibble ps -o j", 3), "json\n");
   EXPECT_EQ(complete("nibble metrics job -o c", 4), "csv\n");
   EXPECT_EQ(complete("nibble completion z", 2), "zsh\n");
+  EXPECT_EQ(complete("nibble recipes val", 2), "validate\n");
 }
 
 TEST(Completion, UnknownShellListsTheKnownOnes) {

@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "base/strings.h"
 #include "client/lib/field_value.h"
+#include "client/lib/yaml_json.h"
 
 namespace nibble {
 namespace {
@@ -81,6 +82,10 @@ class Mapper {
   void MapField(const YAML::Node& node, const std::string& path, const FieldDescriptor& field,
                 Message* message) {
     if (node.IsNull()) return;
+    if (node.IsMap() && field.full_name() == "nibble.v1.PrecisionSpec.recipe") {
+      MapRecipe(node, path, static_cast<v1::PrecisionSpec*>(message));
+      return;
+    }
     if (field.is_map()) {
       MapMap(node, path, field, message);
     } else if (field.is_repeated()) {
@@ -114,6 +119,17 @@ class Mapper {
   std::map<std::string, int>& lines() { return lines_; }
 
  private:
+  // A recipe written out as a section: the server checks it.
+  void MapRecipe(const YAML::Node& node, const std::string& path, v1::PrecisionSpec* precision) {
+    const Result<Json> json = NodeToJson(node);
+    if (!json.ok()) {
+      Report(node, path, json.status().message());
+      return;
+    }
+    precision->set_recipe_json(json->Dump());
+    lines_["precision.recipeJson"] = node.Mark().line + 1;
+  }
+
   std::string KeyOf(const YAML::Node& node, const std::string& path) {
     if (node.IsScalar() && !node.Scalar().empty()) return node.Scalar();
     Report(node, path, "keys are plain names");

@@ -56,6 +56,22 @@ seed: 4294967295
   EXPECT_EQ(spec.seed(), 4294967295u);
 }
 
+TEST(JobYaml, ARecipeWrittenOutAsASectionBecomesRecipeJson) {
+  const v1::JobSpec spec = Parsed(R"(
+precision:
+  recipe:
+    name: mine
+    linear: nvfp4_te
+    bf16_blocks: {first: 1, last_share: .25}
+)");
+  EXPECT_EQ(spec.precision().recipe(), "");
+  EXPECT_EQ(spec.precision().recipe_json(),
+            R"({"name":"mine","linear":"nvfp4_te","bf16_blocks":{"first":1,"last_share":0.25}})");
+  EXPECT_EQ(Parsed("precision: {recipe: bf16}").precision().recipe(), "bf16");
+  EXPECT_NE(Problem("precision: {recipe: {name: a, name: b}}").find("given twice"),
+            std::string::npos);
+}
+
 struct BadCase {
   const char* yaml;
   const char* expected;  // part of the message

@@ -13,6 +13,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/quantize_loops.h"
 #include "kernels/cpu/random_words.h"
+#include "kernels/executable.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/fp8.h"
 #include "kernels/formats/occ.h"
@@ -173,7 +174,7 @@ Status CpuBackend::PrepareFold(QuantizeJob* job, ConstTensorView x) {
   if (!fits || !own_scale_fits || job->quant.pre.enabled || !other.has_codes) {
     return InvalidArgumentError(StrFormat(
         "Quantize: %s scales of (%lld, %lld) codes cannot be folded into %lld elements of a sum",
-        BlockName(other.block).c_str(), static_cast<long long>(other.rows),
+        BlockName(other.block, other.group).c_str(), static_cast<long long>(other.rows),
         static_cast<long long>(other.cols), static_cast<long long>(depth)));
   }
   RETURN_IF_ERROR(out->fold.Reserve(*this, depth * 4));
@@ -452,6 +453,7 @@ Status CpuBackend::CheckQuantize(const Quant& quant, const QuantizeContext& cont
   if (quant.source == Source::kReuse || quant.elem == Elem::kF32) {
     return InvalidArgumentError("Quantize: a slot with elem fp32 or source reuse has no codes");
   }
+  RETURN_IF_ERROR(CheckExecutable(quant));
   out->rows = x.rows;
   out->cols = x.cols;
   out->elem = quant.elem;

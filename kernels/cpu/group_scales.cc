@@ -44,7 +44,7 @@ formats::GroupScale PlainScaleOf(const Quant& quant, float amax, float mapped, f
 Status Refuse(const Quant& quant, const char* rule) {
   return InvalidArgumentError(
       StrFormat("Quantize: %s, block %s, scale %s, round %s: %s", ElemName(quant.elem).c_str(),
-                BlockName(quant.block).c_str(), ScaleName(quant.scale, quant.scale_max).c_str(),
+                BlockName(quant.block, quant.group).c_str(), ScaleName(quant).c_str(),
                 RoundName(quant.round).c_str(), rule));
 }
 

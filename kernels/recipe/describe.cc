@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a recipe means, for people and for estimates.
+// What a recipe means, for people.
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
 #include "base/strings.h"
 #include "kernels/formats/occ.h"
-#include "kernels/recipe/recipe.h"
+#include "kernels/recipe/words.h"
 
 namespace nibble {
 namespace {
@@ -18,21 +19,57 @@ std::string ElemTitle(Elem elem) {
   return title + StrFormat(" (%d bit)", ElemBits(elem));
 }
 
+std::string BlockTitle(const Quant& quant) {
+  switch (quant.block) {
+    case Block::kTensor:
+      return "tensor";
+    case Block::kToken:
+      return "token";
+    case Block::kOutputChannel:
+      return "output channel";
+    case Block::kInputChannel:
+      return "input channel";
+    case Block::kGroup:
+      return StrFormat("%d along the contraction", quant.group);
+    case Block::kTile:
+      return StrFormat("tile of %dx%d", quant.group, quant.group);
+  }
+  return "?";
+}
+
 std::string ScaleTitle(const Quant& quant) {
   const double max = static_cast<double>(quant.scale_max);
-  const char* per = quant.block == Block::kToken           ? "token"
-                    : quant.block == Block::kOutputChannel ? "output channel"
-                                                           : "tensor";
+  const std::string per = " per " + BlockTitle(quant);
   switch (quant.scale) {
+    case ScaleRule::kNone:
+      return "";
     case ScaleRule::kF32:
     case ScaleRule::kCurrent:
-      return StrFormat(", scale %g/amax per %s", max, per);
+      return StrFormat(", scale %g/amax", max) + per;
     case ScaleRule::kP2:
-      return StrFormat(", power-of-two scale to at most %g per %s", max, per);
+      return StrFormat(", power-of-two scale to at most %g", max) + per;
     case ScaleRule::kCurrentP2:
-      return StrFormat(", scale %g/amax cut to a power of two per %s", max, per);
-    default:
-      break;
+      return StrFormat(", scale %g/amax cut to a power of two", max) + per;
+    case ScaleRule::kDelayed:
+      return StrFormat(", scale %g over the largest amax of the steps before", max) + per;
+    case ScaleRule::kE8Floor:
+      return ", E8M0 scale rounded down" + per;
+    case ScaleRule::kE8Up:
+      return StrFormat(", E8M0 scale rounded up to at most %g", max) + per;
+    case ScaleRule::kNv:
+      return StrFormat(", E4M3 scale up to %g", max) + per;
+    case ScaleRule::kU53:
+      return StrFormat(", UE5M3 scale up to %g", max) + per;
+    case ScaleRule::kQuartet:
+      return ", E8M0 scale from the standard deviation" + per;
+    case ScaleRule::kA34:
+      return ", E8M0 scale of 3/4 of the values" + per;
+    case ScaleRule::kEden:
+      return StrFormat(", E4M3 scale up to %g%s, corrected per %d,", max, per.c_str(),
+                       quant.correction_group) +
+             StrFormat(" grid factor %s", recipe_words::FloatText(quant.scale_factor).c_str());
+    case ScaleRule::kQuest:
+      return StrFormat(", scale %g RMS", static_cast<double>(quant.scale_factor)) + per;
   }
   return "";
 }
@@ -40,98 +77,162 @@ std::string ScaleTitle(const Quant& quant) {
 std::string OccTitle(const Occ& occ) {
   if (!occ.enabled) return "";
   static constexpr const char* kComp[] = {"outliers dropped", "outliers kept in E4M3",
-                                          "outliers kept in BF16"};
+                                          "outliers kept in BF16",
+                                          "outliers kept as 8-bit codes on the same scale"};
   return StrFormat(", clamped at quantile %g of the %s, %s", occ.alpha,
                    occ.scope == OccScope::kTensor ? "tensor" : "token",
                    kComp[static_cast<int>(occ.comp)]);
 }
 
-std::string SlotLine(const LinearRecipe& linear, Slot slot) {
-  const Quant& quant = linear.slot(slot);
-  std::string line = std::string(SlotName(slot)) + ": ";
-  if (quant.source == Source::kReuse) {
-    return line + "the codes of " +
-           (slot == Slot::kWd   ? SlotName(Slot::kWf)
-            : slot == Slot::kGw ? SlotName(Slot::kGd)
-                                : SlotName(Slot::kXf)) +
-           ", " + ElemTitle(linear.Resolved(slot).elem);
-  }
-  line += ElemTitle(quant.elem) + ScaleTitle(quant) + OccTitle(quant.pre);
+std::string RotationTitle(const Rotation& rotation) {
+  if (rotation.size == 0) return "";
+  const char* signs = rotation.signs == Signs::kNone    ? ""
+                      : rotation.signs == Signs::kFixed ? " with fixed signs"
+                                                        : " with fresh signs";
+  return StrFormat(", rotated by Hadamard of %d%s", rotation.size, signs);
+}
+
+std::string ExtraTitle(Slot slot, const Quant& quant) {
+  std::string line;
+  if (quant.outer == Outer::k128) line += ", an FP32 scale over each 128";
+  if (quant.scale_round == ScaleRound::kUp) line += ", scales rounded up";
+  if (quant.scale_round == ScaleRound::kStochastic) line += ", scales rounded stochastically";
+  if (quant.window > 1) line += StrFormat(", amax of %d steps", quant.window);
   if (quant.round != Round::kEven) line += ", rounding " + RoundName(quant.round);
+  if (quant.alternatives.enabled()) {
+    line += ", the better of " + AlternativesName(quant.alternatives);
+  }
+  if (quant.split == Split::kMean) {
+    line += ", the mean over tokens apart in " + ElemName(quant.split_elem);
+  }
+  if (quant.split == Split::kChannels) {
+    line +=
+        StrFormat(", %g %% of the channels in %s", 100.0 * static_cast<double>(quant.split_share),
+                  ElemName(quant.split_elem).c_str());
+  }
+  if (quant.recast_e4m3) line += ", then recast to E4M3";
+  if (quant.mask == Mask::kBelow6) line += ", gradient masked where it saturates";
+  if (quant.mask == Mask::kTrust) line += ", gradient masked where the error is large";
+  if (quant.fold) {
+    line += slot == Slot::kGd ? ", the scales of W folded in" : ", the scales of X folded in";
+  }
+  if (quant.fallback_error > 0) {
+    line += StrFormat(", BF16 when the relative error is above %g", quant.fallback_error);
+  }
   return line;
 }
 
-PrecisionClass ClassOf(Elem elem) {
-  switch (elem) {
-    case Elem::kF32:
-      return PrecisionClass::kFp32;
-    case Elem::kBf16:
-      return PrecisionClass::kBf16;
-    default:
-      return ElemBits(elem) == 4 ? PrecisionClass::kFp4 : PrecisionClass::kFp8;
+std::string SlotLine(const LinearRecipe& linear, Slot slot) {
+  const Quant& quant = linear.slot(slot);
+  std::string line = std::string(SlotName(slot)) + ": ";
+  const char* target = SlotName(ReuseTarget(slot));
+  if (quant.source == Source::kReuse) {
+    return line + "the codes of " + target + ", " + ElemTitle(linear.Resolved(slot).elem);
   }
+  if (quant.source == Source::kRequant) line += std::string("what ") + target + " decodes to, as ";
+  return line + ElemTitle(quant.elem) + RotationTitle(quant.rotation) + ScaleTitle(quant) +
+         OccTitle(quant.pre) + ExtraTitle(slot, quant);
 }
 
-// left_inside, right_inside: the operand's vector scale lies along the contraction.
-GemmPrecision PrecisionOfGemm(const Quant& left, const Quant& right, bool left_inside,
-                              bool right_inside) {
-  GemmPrecision out{};
-  out.left = ClassOf(left.elem);
-  out.right = ClassOf(right.elem);
-  out.result = std::min(out.left, out.right);  // the enum runs from wide to narrow
-  const bool inside = (left_inside && left.block != Block::kTensor) ||
-                      (right_inside && right.block != Block::kTensor);
-  out.native_fp4 = out.result == PrecisionClass::kFp4 && !inside;
-  if (out.result == PrecisionClass::kFp4 && inside) {
-    out.result = PrecisionClass::kFp8;
-    out.reason = "a vector scale lies along the contraction, so the codes are decoded first";
-  } else if (!out.native_fp4) {
-    out.reason = out.left == out.right
-                     ? std::string("both operands are ") + PrecisionClassName(out.left)
-                     : std::string("operands are ") + PrecisionClassName(out.left) + " and " +
-                           PrecisionClassName(out.right);
-    if (inside) out.reason += ", with a vector scale along the contraction";
+std::string EstimatorLine(const WeightEstimator& estimator) {
+  std::string line = "weight gradient: ";
+  switch (estimator.kind) {
+    case Estimator::kSte:
+      line += "straight-through";
+      break;
+    case Estimator::kDge:
+      line += StrFormat("DGE, k = %g, at most %g", estimator.k, estimator.clip);
+      break;
+    case Estimator::kPower:
+      line += StrFormat("power surrogate, k = %g", estimator.k);
+      break;
+    case Estimator::kSpline:
+      line += "linear spline surrogate";
+      break;
+    case Estimator::kSigmoid:
+      line += StrFormat("sigmoid surrogate, temperature %g", estimator.temperature);
+      break;
   }
-  return out;
+  if (estimator.max_gradient == MaxGradient::kIgnore) return line;
+  return line + ", through the scale's amax by " + recipe_words::MaxGradientName(estimator);
 }
 
-double SavedBits(const Quant& quant, int64_t in) {
-  double bits = ElemBits(quant.elem);
-  if (quant.has_scale() && quant.block != Block::kTensor) bits += 32.0 / static_cast<double>(in);
-  if (quant.pre.enabled && quant.pre.comp != OccComp::kNone) {
-    const double value_bits = quant.pre.comp == OccComp::kE4M3 ? 8 : 32;
-    bits += 2.0 * (1.0 - quant.pre.alpha) * (32.0 + value_bits) + 32.0 / static_cast<double>(in);
+std::string PrecisionLine(const LinearRecipe& linear) {
+  const RecipePrecision precision = PrecisionOf(linear);
+  const auto gemm = [](const char* name, const GemmPrecision& p) {
+    return std::string(name) + " " + PrecisionClassName(p.result) +
+           (p.native_fp4 ? "" : " (not native FP4: " + p.reason + ")");
+  };
+  return "GEMM precision: " + gemm("fprop", precision.fprop) + "; " +
+         gemm("dgrad", precision.dgrad) + "; " + gemm("wgrad", precision.wgrad);
+}
+
+void AddLinear(const LinearRecipe& linear, const std::string& indent,
+               std::vector<std::string>* lines) {
+  for (int i = 0; i < kSlotCount; ++i) {
+    lines->push_back(indent + SlotLine(linear, static_cast<Slot>(i)));
   }
-  return bits;
+  lines->push_back(indent + EstimatorLine(linear.weight_estimator));
+  lines->push_back(indent + PrecisionLine(linear));
+}
+
+void AddAround(const Recipe& recipe, std::vector<std::string>* lines) {
+  if (recipe.bf16_blocks_first > 0 || recipe.bf16_blocks_last > 0 || recipe.bf16_share_last > 0) {
+    std::string line = StrFormat("blocks kept in BF16: first %d, last %d", recipe.bf16_blocks_first,
+                                 recipe.bf16_blocks_last);
+    if (recipe.bf16_share_last > 0) {
+      line += StrFormat(" or %g %%, at least 1", 100 * recipe.bf16_share_last);
+    }
+    lines->push_back(line);
+  }
+  if (recipe.weight_rule.enabled) {
+    const WeightRule& rule = recipe.weight_rule;
+    lines->push_back(
+        StrFormat("weights: from %g %% of the steps, every %d steps, those that "
+                  "oscillate %g times over %d steps take their quantized value",
+                  100 * rule.from_share, rule.period, rule.ratio, rule.window));
+  }
+  if (!(recipe.state == StatePrecision{})) {
+    const auto& words = recipe_words::StateElems();
+    const auto word = [&words](StateElem elem) { return words[static_cast<size_t>(elem)]; };
+    lines->push_back("optimizer: first moment " + word(recipe.state.m) + ", second " +
+                     word(recipe.state.v) + ", master weights " + word(recipe.state.master));
+  }
+  if (recipe.communication != Communication::kF32) {
+    lines->push_back("gradients between workers: " +
+                     recipe_words::Communications()[static_cast<size_t>(recipe.communication)]);
+  }
 }
 
 }  // namespace
 
-const char* PrecisionClassName(PrecisionClass value) {
-  static constexpr const char* kNames[] = {"fp32", "bf16", "fp8", "fp4"};
-  return kNames[static_cast<int>(value)];
-}
-
 std::vector<std::string> DescribeRecipe(const Recipe& recipe) {
   std::vector<std::string> lines;
-  for (int i = 0; i < kSlotCount; ++i) {
-    lines.push_back(SlotLine(recipe.linear, static_cast<Slot>(i)));
+  AddLinear(recipe.linear, "", &lines);
+  AddAround(recipe, &lines);
+  for (const Override& override : recipe.overrides) {
+    std::vector<std::string> kinds;
+    for (int i = 0; i < kLinearKinds; ++i) {
+      if ((override.kinds >> i & 1u) != 0) {
+        kinds.emplace_back(LinearKindName(static_cast<LinearKind>(i)));
+      }
+    }
+    lines.push_back(
+        "layers " + StrJoin(kinds, ", ") +
+        StrFormat(" of blocks %d to %d instead:", override.first_block, override.last_block));
+    AddLinear(override.linear, "  ", &lines);
   }
-  const WeightEstimator& estimator = recipe.linear.weight_estimator;
-  lines.push_back(estimator.dge() ? StrFormat("weight gradient: DGE, k = %g, at most %g",
-                                              estimator.k, estimator.clip)
-                                  : std::string("weight gradient: straight-through"));
-  if (recipe.bf16_blocks_first > 0 || recipe.bf16_blocks_last > 0) {
-    lines.push_back(StrFormat("blocks kept in BF16: first %d, last %d", recipe.bf16_blocks_first,
-                              recipe.bf16_blocks_last));
+  for (const Stage& stage : recipe.stages) {
+    std::string when;
+    if (stage.from_share > 0) when = StrFormat("from %g %% of the steps", 100 * stage.from_share);
+    if (stage.noise_multiple > 0) {
+      when += std::string(when.empty() ? "" : ", or ") +
+              StrFormat("once the gradient is below %g times its quantization noise",
+                        stage.noise_multiple);
+    }
+    lines.push_back(when + ", instead:");
+    AddLinear(stage.linear, "  ", &lines);
   }
-  const RecipePrecision precision = PrecisionOf(recipe.linear);
-  const auto gemm = [](const char* name, const GemmPrecision& p) {
-    return std::string(name) + " " + PrecisionClassName(p.result) +
-           (p.native_fp4 ? "" : " (" + p.reason + ")");
-  };
-  lines.push_back("GEMM precision: " + gemm("fprop", precision.fprop) + "; " +
-                  gemm("dgrad", precision.dgrad) + "; " + gemm("wgrad", precision.wgrad));
   return lines;
 }
 
@@ -150,29 +251,31 @@ std::vector<std::string> RecipeWarnings(const Recipe& recipe, int64_t tokens, in
           SlotName(slot), quant.pre.alpha, static_cast<long long>(n)));
     }
   }
+  for (int i = 0; i < kSlotCount; ++i) {
+    const Quant& quant = recipe.linear.slots[static_cast<size_t>(i)];
+    const char* name = SlotName(static_cast<Slot>(i));
+    if (quant.scale == ScaleRule::kEden && quant.rotation.signs != Signs::kFresh) {
+      warnings.push_back(std::string(name) +
+                         ": the correction of eden is unbiased only after a rotation with fresh "
+                         "signs (xform R128)");
+    }
+    if ((quant.round == Round::kSr24 || quant.round == Round::kTe8) &&
+        (i == static_cast<int>(Slot::kXf) || i == static_cast<int>(Slot::kWf))) {
+      warnings.push_back(std::string(name) +
+                         ": stochastic rounding of a forward operand was seen to diverge "
+                         "(arXiv 2509.25149)");
+    }
+  }
+  if (recipe.state.v == StateElem::kE4M3) {
+    warnings.emplace_back(
+        "state.v: a second moment in E4M3 was seen to diverge (arXiv 2310.18313)");
+  }
+  if (recipe.state.master == StateElem::kE4M3) {
+    warnings.emplace_back(
+        "state.master: master weights in E4M3 were seen to train worse (arXiv "
+        "2310.18313)");
+  }
   return warnings;
-}
-
-RecipePrecision PrecisionOf(const LinearRecipe& linear) {
-  // tok scales of X and dY factor out of fprop and dgrad and lie inside wgrad; och scales of W
-  // factor out of fprop and lie inside dgrad.
-  RecipePrecision out;
-  out.fprop = PrecisionOfGemm(linear.Resolved(Slot::kXf), linear.Resolved(Slot::kWf), false, false);
-  out.dgrad = PrecisionOfGemm(linear.Resolved(Slot::kGd), linear.Resolved(Slot::kWd), false, true);
-  out.wgrad = PrecisionOfGemm(linear.Resolved(Slot::kGw), linear.Resolved(Slot::kXw), true, true);
-  return out;
-}
-
-double SavedInputBits(const LinearRecipe& linear, int64_t in) {
-  double bits = SavedBits(linear.slot(Slot::kXf), in);
-  if (!linear.SharesCodes(Slot::kXw)) bits += SavedBits(linear.slot(Slot::kXw), in);
-  return bits;
-}
-
-double SavedWeightBits(const LinearRecipe& linear, int64_t in) {
-  double bits = SavedBits(linear.slot(Slot::kWf), in);
-  if (!linear.SharesCodes(Slot::kWd)) bits += SavedBits(linear.slot(Slot::kWd), in);
-  return bits;
 }
 
 }  // namespace nibble

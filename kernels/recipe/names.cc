@@ -1,11 +1,91 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The word of every enum value, in the order of the enums.
 #include <array>
 #include <string>
 
 #include "base/strings.h"
-#include "kernels/recipe/recipe.h"
+#include "kernels/recipe/words.h"
 
 namespace nibble {
+namespace {
+
+struct ElemRow {
+  int bits;
+  float max;
+};
+// By Elem.
+constexpr std::array<ElemRow, 10> kElems = {{{32, 0.0f},
+                                             {16, 0.0f},
+                                             {8, 448.0f},
+                                             {8, 57344.0f},
+                                             {4, 6.0f},
+                                             {4, 3.5f},
+                                             {4, 16.0f},
+                                             {4, 7.5f},
+                                             {4, 7.0f},
+                                             {8, 127.0f}}};
+
+}  // namespace
+
+namespace recipe_words {
+
+const Words& Elems() {
+  static const Words words = {"fp32", "bf16", "e4m3",  "e5m2", "e2m1",
+                              "e1m2", "e3m0", "int4c", "int4", "int8"};
+  return words;
+}
+const Words& Rounds() {
+  static const Words words = {"even", "half_up", "away", "zero", "sr24", "te8"};
+  return words;
+}
+const Words& ScaleRounds() {
+  static const Words words = {"even", "up", "sr"};
+  return words;
+}
+const Words& OccScopes() {
+  static const Words words = {"tensor", "token"};
+  return words;
+}
+const Words& OccComps() {
+  static const Words words = {"none", "e4m3", "bf16", "wide"};
+  return words;
+}
+const Words& Outers() {
+  static const Words words = {"tensor", "1x128"};
+  return words;
+}
+const Words& Masks() {
+  static const Words words = {"none", "lt6", "trust"};
+  return words;
+}
+const Words& Metrics() {
+  static const Words words = {"mse", "mae", "max"};
+  return words;
+}
+const Words& Sources() {
+  static const Words words = {"hp", "reuse", "requant"};
+  return words;
+}
+const Words& LinearKinds() {
+  static const Words words = {"q", "k", "v", "o", "gate", "up", "down"};
+  return words;
+}
+const Words& StateElems() {
+  static const Words words = {"fp32", "fp16", "bf16", "e4m3"};
+  return words;
+}
+// "presum": rounded before the sum, which then runs in FP32.
+const Words& Communications() {
+  static const Words words = {"fp32", "bf16", "e4m3_presum"};
+  return words;
+}
+const Words& MaxGradients() {
+  static const Words words = {"ignore", "absmax", "softmax", "softmax_backward"};
+  return words;
+}
+
+}  // namespace recipe_words
 
 const char* SlotName(Slot slot) {
   static constexpr std::array<const char*, kSlotCount> kNames = {"Xf", "Wf", "Gd",
@@ -13,63 +93,13 @@ const char* SlotName(Slot slot) {
   return kNames[static_cast<size_t>(slot)];
 }
 
-namespace {
-
-struct ElemRow {
-  const char* name;
-  int bits;
-  float max;
-};
-// By Elem.
-constexpr std::array<ElemRow, 10> kElems = {{{"fp32", 32, 0.0f},
-                                             {"bf16", 16, 0.0f},
-                                             {"e4m3", 8, 448.0f},
-                                             {"e5m2", 8, 57344.0f},
-                                             {"e2m1", 4, 6.0f},
-                                             {"e1m2", 4, 3.5f},
-                                             {"e3m0", 4, 16.0f},
-                                             {"int4c", 4, 7.5f},
-                                             {"int4", 4, 7.0f},
-                                             {"int8", 8, 127.0f}}};
-const ElemRow& RowOf(Elem elem) { return kElems[static_cast<size_t>(elem)]; }
-
-}  // namespace
-
-std::string ElemName(Elem elem) { return RowOf(elem).name; }
-int ElemBits(Elem elem) { return RowOf(elem).bits; }
-float ElemMax(Elem elem) { return RowOf(elem).max; }
-
-std::string BlockName(Block block) {
-  static constexpr std::array<const char*, 6> kNames = {"tensor", "tok", "och",
-                                                        "ich",    "1xB", "BxB"};
-  return kNames[static_cast<size_t>(block)];
+const char* LinearKindName(LinearKind kind) {
+  return recipe_words::LinearKinds()[static_cast<size_t>(kind)].c_str();
 }
 
-std::string ScaleName(ScaleRule rule, float scale_max) {
-  static constexpr std::array<const char*, 14> kNames = {"none", "f32", "p2",   "cur",  "cur",
-                                                         "dly",  "e8f", "e8u",  "nv",   "u53",
-                                                         "qst",  "a34", "eden", "quest"};
-  if (rule == ScaleRule::kNone) return "none";
-  return StrFormat("%s(%.9g%s)", kNames[static_cast<size_t>(rule)], static_cast<double>(scale_max),
-                   rule == ScaleRule::kCurrentP2 ? ",p2" : "");
-}
-
-std::string RoundName(Round round) {
-  switch (round) {
-    case Round::kEven:
-      return "even";
-    case Round::kHalfUp:
-      return "half_up";
-    case Round::kAway:
-      return "away";
-    case Round::kZero:
-      return "zero";
-    case Round::kSr24:
-      return "sr24";
-    case Round::kTe8:
-      return "te8";
-  }
-  return "?";
-}
+std::string ElemName(Elem elem) { return recipe_words::Elems()[static_cast<size_t>(elem)]; }
+int ElemBits(Elem elem) { return kElems[static_cast<size_t>(elem)].bits; }
+float ElemMax(Elem elem) { return kElems[static_cast<size_t>(elem)].max; }
+std::string RoundName(Round round) { return recipe_words::Rounds()[static_cast<size_t>(round)]; }
 
 }  // namespace nibble

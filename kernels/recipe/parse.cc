@@ -1,275 +1,162 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// JSON -> Recipe. Every axis has two word lists: what this release builds, and what is a known
-// method but absent (refused with UNIMPLEMENTED, so that a typo and a gap read differently).
+// JSON -> Recipe: everything around the linear part.
+#include "kernels/recipe/parse.h"
+
 #include <algorithm>
-#include <cmath>
 #include <string>
-#include <vector>
 
 #include "base/strings.h"
-#include "kernels/recipe/recipe.h"
 
 namespace nibble {
 namespace {
 
-using Words = std::vector<std::string>;
+using recipe_words::CheckKeys;
+using recipe_words::Pick;
+using recipe_words::ReadLinear;
+using recipe_words::ReadNumber;
+using recipe_words::ReadWhole;
+using recipe_words::Words;
 
-const Words kSlotKeys = {"elem", "block", "scale",  "round", "xform",
-                         "pre",  "post",  "source", "mask",  "window"};
+constexpr int kMaxBlocks = 1024;
 
-std::string Listed(const Words& words) { return StrJoin(words, ", "); }
-
-// The word's index in `built`; UNIMPLEMENTED for one of `absent`, else INVALID_ARGUMENT.
-Result<int> PickWord(const std::string& field, const Json& value, const Words& built,
-                     const Words& absent) {
-  if (!value.is_string()) {
-    return InvalidArgumentError("recipe field " + field + " is " + value.Dump() +
-                                "; expected one of: " + Listed(built));
+Status ReadName(const Json& json, Recipe* recipe) {
+  const Json& name = json["name"];
+  recipe->name = name.AsString();
+  const auto is_name_char = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  };
+  constexpr size_t kMaxNameLength = 64;
+  if (recipe->name.empty() || recipe->name.size() > kMaxNameLength ||
+      !std::all_of(recipe->name.begin(), recipe->name.end(), is_name_char)) {
+    return InvalidArgumentError("recipe field name is " + name.Dump() +
+                                "; expected 1 to 64 letters, digits, '_', '-' or '.'");
   }
-  const std::string& word = value.AsString();
-  const auto found = std::find(built.begin(), built.end(), word);
-  if (found != built.end()) return static_cast<int>(found - built.begin());
-  if (std::find(absent.begin(), absent.end(), word) != absent.end()) {
-    return UnimplementedError("recipe field " + field + ": '" + word +
-                              "' is not built in this release; built: " + Listed(built));
+  const Json* summary = json.Find("summary");
+  if (summary == nullptr) return OkStatus();
+  if (!summary->is_string()) {
+    return InvalidArgumentError("recipe field summary is " + summary->Dump() + "; expected text");
   }
-  return InvalidArgumentError(UnknownNameMessage("value of recipe field " + field, word, built));
-}
-
-Status CheckKeys(const std::string& where, const Json& json, const Words& known) {
-  if (!json.is_object()) {
-    return InvalidArgumentError("recipe field " + where + " is " + json.Dump() +
-                                "; expected an object with: " + Listed(known));
-  }
-  for (const Json::Member& member : json.members()) {
-    if (std::find(known.begin(), known.end(), member.first) == known.end()) {
-      return InvalidArgumentError(
-          UnknownNameMessage("recipe field in " + where, member.first, known));
-    }
-  }
-  return OkStatus();
-}
-
-Result<double> ReadNumber(const std::string& field, const Json& value, double low, double high) {
-  const double number = value.AsDouble(std::nan(""));
-  if (!value.is_number() || !(number >= low && number <= high)) {
-    return InvalidArgumentError(StrFormat("recipe field %s is %s; expected a number from %g to %g",
-                                          field.c_str(), value.Dump().c_str(), low, high));
-  }
-  return number;
-}
-
-// "p2(448)" -> rule and F; without parentheses F is the element's largest value.
-Status ReadScale(const std::string& field, const Json& value, Quant* quant) {
-  static const Words kBuilt = {"f32", "p2", "cur"};
-  static const Words kAbsent = {"e8f", "e8u", "nv", "qst", "a34", "u53", "dly", "fold", "eden"};
-  if (!value.is_string()) {
-    return InvalidArgumentError("recipe field " + field + " is " + value.Dump() +
-                                "; expected text such as f32(6), p2(448), cur(448) or cur(448,p2)");
-  }
-  const std::string& text = value.AsString();
-  const size_t open = text.find('(');
-  ASSIGN_OR_RETURN(const int word, PickWord(field, Json(text.substr(0, open)), kBuilt, kAbsent));
-  quant->scale = word == 0 ? ScaleRule::kF32 : word == 1 ? ScaleRule::kP2 : ScaleRule::kCurrent;
-  quant->scale_max = ElemMax(quant->elem);
-  if (open == std::string::npos) return OkStatus();
-  std::string inside = text.substr(open + 1);
-  bool good = !inside.empty() && inside.back() == ')';
-  if (good) inside.pop_back();
-  const std::vector<std::string> parts = StrSplit(inside, ',');
-  const Result<double> max = ParseDouble(StrTrim(parts[0]));
-  good = good && max.ok() && std::isfinite(*max) && *max > 0 && parts.size() <= 2;
-  if (good && parts.size() == 2) {
-    good = word == 2 && StrTrim(parts[1]) == "p2";
-    quant->scale = ScaleRule::kCurrentP2;
-  }
-  if (!good) {
-    return InvalidArgumentError("recipe field " + field + " is '" + text +
-                                "'; expected f32(F), p2(F), cur(F) or cur(F,p2) with F > 0");
-  }
-  quant->scale_max = static_cast<float>(*max);
-  return OkStatus();
-}
-
-Status ReadOcc(const std::string& field, const Json& json, Occ* occ) {
-  RETURN_IF_ERROR(CheckKeys(field, json, {"alpha", "scope", "comp"}));
-  occ->enabled = true;
-  if (const Json* alpha = json.Find("alpha")) {
-    ASSIGN_OR_RETURN(occ->alpha, ReadNumber(field + ".alpha", *alpha, 0.5, 1.0));
-  }
-  if (const Json* scope = json.Find("scope")) {
-    ASSIGN_OR_RETURN(const int word, PickWord(field + ".scope", *scope, {"tensor", "token"}, {}));
-    occ->scope = static_cast<OccScope>(word);
-  }
-  if (const Json* comp = json.Find("comp")) {
-    ASSIGN_OR_RETURN(const int word,
-                     PickWord(field + ".comp", *comp, {"none", "e4m3", "bf16"}, {}));
-    occ->comp = static_cast<OccComp>(word);
-  }
-  return OkStatus();
-}
-
-Status ReadPre(const std::string& field, const Json& json, Occ* occ) {
-  if (json.is_string()) {
-    return PickWord(field, json, {"none"}, {"occ"}).status();
-  }
-  RETURN_IF_ERROR(CheckKeys(field, json, {"occ"}));
-  if (const Json* settings = json.Find("occ")) return ReadOcc(field + ".occ", *settings, occ);
-  return OkStatus();
-}
-
-// Axes of which this release builds only the neutral value.
-Status CheckNeutralAxes(const std::string& where, const Json& json) {
-  if (const Json* xform = json.Find("xform")) {
-    RETURN_IF_ERROR(
-        PickWord(where + ".xform", *xform, {"none"}, {"H32", "H128", "R16", "R32", "R128", "Rb"})
-            .status());
-  }
-  if (const Json* post = json.Find("post")) {
-    RETURN_IF_ERROR(PickWord(where + ".post", *post, {"none"}, {"e4m3_p2"}).status());
-  }
-  if (const Json* mask = json.Find("mask")) {
-    RETURN_IF_ERROR(PickWord(where + ".mask", *mask, {"none"}, {"lt6", "trust"}).status());
-  }
-  if (const Json* window = json.Find("window")) {
-    ASSIGN_OR_RETURN(const double length, ReadNumber(where + ".window", *window, 1, 65536));
-    if (length != 1) {
-      return UnimplementedError("recipe field " + where + ".window: an amax history of " +
-                                window->Dump() + " is not built in this release; built: 1");
-    }
-  }
-  return OkStatus();
-}
-
-bool IsBlockShape(const std::string& word) {
-  const size_t x = word.find('x');
-  return x != std::string::npos && ParseInt(word.substr(0, x)).ok() &&
-         ParseInt(word.substr(x + 1)).ok();
-}
-
-Status ReadBlock(const std::string& field, const Json& value, Block* block) {
-  Words absent = {"ich"};
-  if (value.is_string() && IsBlockShape(value.AsString())) absent.push_back(value.AsString());
-  ASSIGN_OR_RETURN(const int word, PickWord(field, value, {"tensor", "tok", "och"}, absent));
-  *block = static_cast<Block>(word);
-  return OkStatus();
-}
-
-Status ReadSlot(const std::string& where, const Json& json, Quant* quant) {
-  RETURN_IF_ERROR(CheckKeys(where, json, kSlotKeys));
-  if (const Json* source = json.Find("source")) {
-    ASSIGN_OR_RETURN(const int word,
-                     PickWord(where + ".source", *source, {"hp", "reuse"}, {"requant"}));
-    quant->source = static_cast<Source>(word);
-  }
-  if (quant->source == Source::kReuse) {
-    if (json.members().size() == 1) return OkStatus();
-    return InvalidArgumentError("recipe field " + where +
-                                ": a slot with source reuse takes everything from the slot it "
-                                "reuses; remove its other fields");
-  }
-  const Json* elem = json.Find("elem");
-  if (elem == nullptr) {
-    return InvalidArgumentError("recipe field " + where + ".elem is missing; expected one of: " +
-                                "fp32, bf16, e4m3, e5m2, e2m1");
-  }
-  ASSIGN_OR_RETURN(const int word,
-                   PickWord(where + ".elem", *elem, {"fp32", "bf16", "e4m3", "e5m2", "e2m1"},
-                            {"int4c", "int8", "e1m2", "e3m0"}));
-  quant->elem = static_cast<Elem>(word);
-  if (const Json* block = json.Find("block")) {
-    RETURN_IF_ERROR(ReadBlock(where + ".block", *block, &quant->block));
-  }
-  if (const Json* scale = json.Find("scale")) {
-    RETURN_IF_ERROR(ReadScale(where + ".scale", *scale, quant));
-  }
-  if (const Json* round = json.Find("round")) {
-    ASSIGN_OR_RETURN(
-        const int rule,
-        PickWord(where + ".round", *round, {"even", "half_up", "away", "zero", "sr24", "te8"}, {}));
-    quant->round = static_cast<Round>(rule);
-  }
-  if (const Json* pre = json.Find("pre")) {
-    RETURN_IF_ERROR(ReadPre(where + ".pre", *pre, &quant->pre));
-  }
-  return CheckNeutralAxes(where, json);
-}
-
-Status ReadWeightEstimator(const Json& json, WeightEstimator* estimator) {
-  if (json.is_string()) {
-    return PickWord("linear.estW", json, {"ste"}, {"masked", "spline", "sigmoid"}).status();
-  }
-  RETURN_IF_ERROR(CheckKeys("linear.estW", json, {"dge"}));
-  const Json* dge = json.Find("dge");
-  if (dge == nullptr) {
-    return InvalidArgumentError("recipe field linear.estW is {}; expected \"ste\" or {\"dge\":..}");
-  }
-  RETURN_IF_ERROR(CheckKeys("linear.estW.dge", *dge, {"k", "clip", "outside"}));
-  estimator->kind = Estimator::kDge;
-  if (const Json* k = dge->Find("k")) {
-    ASSIGN_OR_RETURN(estimator->k, ReadNumber("linear.estW.dge.k", *k, 1, 100));
-  }
-  if (const Json* clip = dge->Find("clip")) {
-    ASSIGN_OR_RETURN(estimator->clip, ReadNumber("linear.estW.dge.clip", *clip, 1e-3, 1e4));
-  }
-  if (const Json* outside = dge->Find("outside")) {
-    if (!outside->is_number() || outside->AsDouble() != 0) {
-      return UnimplementedError("recipe field linear.estW.dge.outside: " + outside->Dump() +
-                                " is not built in this release; built: 0");
-    }
-  }
-  return OkStatus();
-}
-
-Status ReadLinear(const Json& json, LinearRecipe* linear) {
-  RETURN_IF_ERROR(CheckKeys("linear", json, {"Xf", "Wf", "Gd", "Wd", "Gw", "Xw", "estW", "estX"}));
-  for (int i = 0; i < kSlotCount; ++i) {
-    const std::string name = SlotName(static_cast<Slot>(i));
-    const Json* slot = json.Find(name);
-    if (slot == nullptr) {
-      return InvalidArgumentError("recipe field linear." + name +
-                                  " is missing; all six slots are needed: Xf, Wf, Gd, Wd, Gw, Xw");
-    }
-    RETURN_IF_ERROR(ReadSlot("linear." + name, *slot, &linear->slots[static_cast<size_t>(i)]));
-  }
-  if (const Json* estimator = json.Find("estW")) {
-    RETURN_IF_ERROR(ReadWeightEstimator(*estimator, &linear->weight_estimator));
-  }
-  if (const Json* estimator = json.Find("estX")) {
-    RETURN_IF_ERROR(PickWord("linear.estX", *estimator, {"ste"}, {"masked", "dge"}).status());
-  }
-  return OkStatus();
-}
-
-// Optimizer state and gradient communication: FP32 only in this release.
-Status CheckState(const Json& json) {
-  if (const Json* state = json.Find("state")) {
-    RETURN_IF_ERROR(CheckKeys("state", *state, {"m", "v", "master"}));
-    for (const Json::Member& member : state->members()) {
-      RETURN_IF_ERROR(PickWord("state." + member.first, member.second, {"fp32"},
-                               {"e4m3", "e5m2", "fp16", "bf16"})
-                          .status());
-    }
-  }
-  if (const Json* comm = json.Find("comm")) {
-    RETURN_IF_ERROR(PickWord("comm", *comm, {"fp32"}, {"bf16", "e4m3", "e4m3_presum"}).status());
-  }
+  recipe->summary = summary->AsString();
   return OkStatus();
 }
 
 Status ReadBlocks(const Json& json, Recipe* recipe) {
-  constexpr int kMaxBlocks = 1024;
-  RETURN_IF_ERROR(CheckKeys("bf16_blocks", json, {"first", "last"}));
+  RETURN_IF_ERROR(CheckKeys("bf16_blocks", json, {"first", "last", "last_share"}));
   for (const Json::Member& member : json.members()) {
     const std::string field = "bf16_blocks." + member.first;
-    ASSIGN_OR_RETURN(const double count, ReadNumber(field, member.second, 0, kMaxBlocks));
-    if (!member.second.is_int()) {
-      return InvalidArgumentError("recipe field " + field + " is " + member.second.Dump() +
-                                  "; expected a whole number");
+    if (member.first == "last_share") {
+      ASSIGN_OR_RETURN(recipe->bf16_share_last, ReadNumber(field, member.second, 0, 1));
+      continue;
     }
-    (member.first == "first" ? recipe->bf16_blocks_first : recipe->bf16_blocks_last) =
-        static_cast<int>(count);
+    ASSIGN_OR_RETURN(const int count, ReadWhole(field, member.second, 0, kMaxBlocks));
+    (member.first == "first" ? recipe->bf16_blocks_first : recipe->bf16_blocks_last) = count;
+  }
+  return OkStatus();
+}
+
+Status ReadState(const Json& json, StatePrecision* state) {
+  RETURN_IF_ERROR(CheckKeys("state", json, {"m", "v", "master"}));
+  for (const Json::Member& member : json.members()) {
+    ASSIGN_OR_RETURN(const int word,
+                     Pick("state." + member.first, member.second, recipe_words::StateElems()));
+    StateElem& target = member.first == "m"   ? state->m
+                        : member.first == "v" ? state->v
+                                              : state->master;
+    target = static_cast<StateElem>(word);
+  }
+  return OkStatus();
+}
+
+Status ReadOverride(const std::string& where, const Json& json, Override* out) {
+  RETURN_IF_ERROR(CheckKeys(where, json, {"kinds", "blocks", "linear"}));
+  const Json& kinds = json["kinds"];
+  if (!kinds.is_array() || kinds.size() == 0) {
+    return InvalidArgumentError(
+        "recipe field " + where + ".kinds is " + kinds.Dump() +
+        "; expected a list of: " + StrJoin(recipe_words::LinearKinds(), ", "));
+  }
+  for (const Json& kind : kinds.items()) {
+    ASSIGN_OR_RETURN(const int word, Pick(where + ".kinds", kind, recipe_words::LinearKinds()));
+    out->kinds |= 1u << word;
+  }
+  if (const Json* blocks = json.Find("blocks")) {
+    if (!blocks->is_array() || blocks->size() != 2) {
+      return InvalidArgumentError("recipe field " + where + ".blocks is " + blocks->Dump() +
+                                  "; expected [first, last], negative numbers from the end");
+    }
+    ASSIGN_OR_RETURN(out->first_block,
+                     ReadWhole(where + ".blocks[0]", blocks->At(0), -kMaxBlocks, kMaxBlocks));
+    ASSIGN_OR_RETURN(out->last_block,
+                     ReadWhole(where + ".blocks[1]", blocks->At(1), -kMaxBlocks, kMaxBlocks));
+  }
+  return ReadLinear(where + ".linear", json["linear"], &out->linear);
+}
+
+Status ReadStage(const std::string& where, const Json& json, Stage* out) {
+  RETURN_IF_ERROR(CheckKeys(where, json, {"from_share", "noise_multiple", "linear"}));
+  if (const Json* share = json.Find("from_share")) {
+    ASSIGN_OR_RETURN(out->from_share, ReadNumber(where + ".from_share", *share, 0, 1));
+  }
+  if (const Json* multiple = json.Find("noise_multiple")) {
+    ASSIGN_OR_RETURN(out->noise_multiple, ReadNumber(where + ".noise_multiple", *multiple, 0, 1e6));
+  }
+  return ReadLinear(where + ".linear", json["linear"], &out->linear);
+}
+
+// "none" or {"oscireset": {...}}.
+Status ReadWeightRule(const Json& json, WeightRule* rule) {
+  if (json.is_string()) return Pick("weight_rule", json, {"none"}).status();
+  RETURN_IF_ERROR(CheckKeys("weight_rule", json, {"oscireset"}));
+  const std::string where = "weight_rule.oscireset";
+  const Json& settings = json["oscireset"];
+  RETURN_IF_ERROR(CheckKeys(where, settings, {"from_share", "period", "window", "ratio"}));
+  rule->enabled = true;
+  if (const Json* share = settings.Find("from_share")) {
+    ASSIGN_OR_RETURN(rule->from_share, ReadNumber(where + ".from_share", *share, 0, 1));
+  }
+  if (const Json* period = settings.Find("period")) {
+    ASSIGN_OR_RETURN(rule->period, ReadWhole(where + ".period", *period, 1, 1 << 30));
+  }
+  if (const Json* window = settings.Find("window")) {
+    ASSIGN_OR_RETURN(rule->window, ReadWhole(where + ".window", *window, 1, 1 << 30));
+  }
+  if (const Json* ratio = settings.Find("ratio")) {
+    ASSIGN_OR_RETURN(rule->ratio, ReadNumber(where + ".ratio", *ratio, 1, 1e6));
+  }
+  return OkStatus();
+}
+
+// Calls `read(where, item, &element)` for each item of the list.
+template <typename T, typename Read>
+Status ReadList(const char* field, const Json& json, std::vector<T>* out, Read read) {
+  if (!json.is_array()) {
+    return InvalidArgumentError(std::string("recipe field ") + field + " is " + json.Dump() +
+                                "; expected a list");
+  }
+  for (size_t i = 0; i < json.size(); ++i) {
+    out->emplace_back();
+    RETURN_IF_ERROR(read(StrFormat("%s[%zu]", field, i), json.At(i), &out->back()));
+  }
+  return OkStatus();
+}
+
+Status ReadAround(const Json& json, Recipe* recipe) {
+  if (const Json* list = json.Find("overrides")) {
+    RETURN_IF_ERROR(ReadList("overrides", *list, &recipe->overrides, ReadOverride));
+  }
+  if (const Json* list = json.Find("stages")) {
+    RETURN_IF_ERROR(ReadList("stages", *list, &recipe->stages, ReadStage));
+  }
+  if (const Json* rule = json.Find("weight_rule")) {
+    RETURN_IF_ERROR(ReadWeightRule(*rule, &recipe->weight_rule));
+  }
+  if (const Json* blocks = json.Find("bf16_blocks")) RETURN_IF_ERROR(ReadBlocks(*blocks, recipe));
+  if (const Json* state = json.Find("state")) RETURN_IF_ERROR(ReadState(*state, &recipe->state));
+  if (const Json* comm = json.Find("comm")) {
+    ASSIGN_OR_RETURN(const int word, Pick("comm", *comm, recipe_words::Communications()));
+    recipe->communication = static_cast<Communication>(word);
   }
   return OkStatus();
 }
@@ -277,34 +164,18 @@ Status ReadBlocks(const Json& json, Recipe* recipe) {
 }  // namespace
 
 Result<Recipe> ParseRecipe(const Json& json) {
-  RETURN_IF_ERROR(
-      CheckKeys("recipe", json, {"name", "summary", "linear", "bf16_blocks", "state", "comm"}));
+  RETURN_IF_ERROR(CheckKeys("recipe", json,
+                            {"name", "summary", "linear", "overrides", "stages", "weight_rule",
+                             "bf16_blocks", "state", "comm"}));
   Recipe recipe;
-  const Json& name = json["name"];
-  recipe.name = name.AsString();
-  const auto is_name_char = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-' || c == '.';
-  };
-  constexpr size_t kMaxNameLength = 64;
-  if (recipe.name.empty() || recipe.name.size() > kMaxNameLength ||
-      !std::all_of(recipe.name.begin(), recipe.name.end(), is_name_char)) {
-    return InvalidArgumentError("recipe field name is " + name.Dump() +
-                                "; expected 1 to 64 letters, digits, '_', '-' or '.'");
-  }
-  if (const Json* summary = json.Find("summary")) {
-    if (!summary->is_string()) {
-      return InvalidArgumentError("recipe field summary is " + summary->Dump() + "; expected text");
-    }
-    recipe.summary = summary->AsString();
-  }
+  RETURN_IF_ERROR(ReadName(json, &recipe));
   const Json* linear = json.Find("linear");
   if (linear == nullptr) {
-    return InvalidArgumentError("recipe field linear is missing; it holds the six slots");
+    return InvalidArgumentError(
+        "recipe field linear is missing; it holds the six slots, or names a built-in row");
   }
-  RETURN_IF_ERROR(ReadLinear(*linear, &recipe.linear));
-  if (const Json* blocks = json.Find("bf16_blocks")) RETURN_IF_ERROR(ReadBlocks(*blocks, &recipe));
-  RETURN_IF_ERROR(CheckState(json));
+  RETURN_IF_ERROR(ReadLinear("linear", *linear, &recipe.linear));
+  RETURN_IF_ERROR(ReadAround(json, &recipe));
   RETURN_IF_ERROR(ValidateRecipe(recipe));
   return recipe;
 }

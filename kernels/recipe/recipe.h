@@ -94,8 +94,9 @@ struct Rotation {
 // Alternatives tried per group; the smallest error wins, the first one on a tie. 0 ends the list.
 enum class ErrorMetric : uint8_t { kMse, kMae, kMax };
 struct Alternatives {
-  float maxima[2] = {0,
-                     0};  // element value the group's amax is mapped to: {6, 4} is "four over six"
+  // Element values the group's amax is mapped to, in the order they are tried: {6, 4} is "four over
+  // six".
+  float maxima[2] = {0, 0};
   ErrorMetric metric = ErrorMetric::kMse;
   bool enabled() const { return maxima[1] > 0; }
   friend bool operator==(const Alternatives&, const Alternatives&) = default;
@@ -116,8 +117,9 @@ struct Quant {
   Block block = Block::kTensor;
   int group = 0;  // of kGroup and kTile
   ScaleRule scale = ScaleRule::kNone;
-  float scale_max = 0;       // F, T or bound of the scale rule
-  float scale_factor = 1;    // kEden: the factor of the element grid; kQuest: alpha
+  float scale_max = 0;  // F, T or bound of the scale rule
+  // kEden: the factor of the element grid; kQuest: alpha, in steps of the row's RMS.
+  float scale_factor = 1;
   int correction_group = 0;  // kEden: elements of one correction factor, 16 or 128
   ScaleRound scale_round = ScaleRound::kEven;
   Outer outer = Outer::kTensor;
@@ -148,6 +150,7 @@ struct Quant {
 enum class Slot : uint8_t { kXf = 0, kWf = 1, kGd = 2, kWd = 3, kGw = 4, kXw = 5 };
 inline constexpr int kSlotCount = 6;
 const char* SlotName(Slot slot);  // "Xf", "Wf", ...
+Slot ReuseTarget(Slot slot);      // Wd -> Wf, Gw -> Gd, Xw -> Xf; the others themselves
 
 // Gradient through the weight quantizer, on the axis of scaled values. kSte: 1. kDge: clipped power
 // derivative (arXiv 2501.17116). kPower, kSpline, kSigmoid: the surrogates of the design-space
@@ -178,13 +181,14 @@ struct LinearRecipe {
   // The quantizer whose codes the slot uses: itself, or the one `reuse` points at.
   const Quant& Resolved(Slot s) const;
   // Whether Wd, Gw or Xw shares the codes of Wf, Gd or Xf: it says `reuse`, or has the very same
-  // deterministic quantizer.
+  // deterministic quantizer, which does not look along the contraction.
   bool SharesCodes(Slot s) const;
 };
 
 // The linear layers of a block, for overrides: bit i of a mask is kind i.
 enum class LinearKind : uint8_t { kQuery, kKey, kValue, kOutput, kGate, kUp, kDown };
 inline constexpr int kLinearKinds = 7;
+const char* LinearKindName(LinearKind kind);  // "q", "k", "v", "o", "gate", "up", "down"
 struct Override {
   uint32_t kinds = 0;  // bits of LinearKind
   // Blocks [first_block, last_block]; negative counts from the end (-1 is the last).
@@ -237,28 +241,48 @@ struct Recipe {
   Communication communication = Communication::kF32;
   int bf16_blocks_first = 0;  // transformer blocks kept in BF16 at the start
   int bf16_blocks_last = 0;   // and at the end
+  // Share of the blocks kept in BF16 at the end, rounded to the nearest, at least one when above 0.
+  // The larger of the two counts.
+  double bf16_share_last = 0;
   friend bool operator==(const Recipe&, const Recipe&) = default;
 
-  // The linear recipe of block `index` of `count`: all BF16 when the block is excluded.
-  // Precondition: 0 <= index < count.
-  LinearRecipe LinearForBlock(int index, int count) const;
+  // The recipe of one linear layer of block `index` of `count`: all BF16 when the block is
+  // excluded, else that of `stage` (index in stages; -1 before the first), else the last override
+  // that names the layer, else `linear`. Precondition: 0 <= index < count, -1 <= stage <
+  // stages.size().
+  const LinearRecipe& LinearFor(LinearKind kind, int index, int count, int stage = -1) const;
+  // Whether block `index` of `count` is kept in BF16.
+  bool KeepsBf16(int index, int count) const;
   // True when operands reach high-precision GEMMs (head, attention) rounded to BF16: every
   // recipe but one whose six slots are all fp32.
   bool rounds_to_bf16() const;
 };
 
 // Reads a recipe from JSON. INVALID_ARGUMENT names the field and lists what is known (unknown key,
-// wrong type, value out of range, rule of ValidateRecipe broken). UNIMPLEMENTED names an axis value
-// that is a known method but not built in this release, and what is built.
+// wrong type, value out of range) or names the rule of ValidateRecipe that is broken. `linear` of
+// the recipe, an override or a stage may be the name of a built-in row: its linear part.
 Result<Recipe> ParseRecipe(const Json& json);
 // Parses the text, then as above.
 Result<Recipe> ParseRecipeText(std::string_view text);
 // The complete form (defaults of a slot omitted); ParseRecipe(RecipeToJson(r)) == r.
 Json RecipeToJson(const Recipe& recipe);
 
-// The rules that tie fields together: tie rules only for E2M1, DGE needs an E2M1 weight, reuse
-// points at a slot that holds codes, blocks that exist for the slot's tensor. INVALID_ARGUMENT.
+// A rule that ties fields together: its name, as errors quote it, and what it demands.
+struct RecipeRule {
+  const char* name;
+  const char* demand;
+};
+// Every rule of ValidateRecipe and CheckRecipeShape.
+const std::vector<RecipeRule>& RecipeRules();
+
+// Holds the recipe to RecipeRules(), sizes apart. INVALID_ARGUMENT "... breaks the rule 'NAME':
+// ..".
 Status ValidateRecipe(const Recipe& recipe);
+
+// Whether a layer with `tokens` x `in` -> `out` can run: every dimension that a slot cuts into
+// groups, tiles or rotated pieces is a multiple of them. INVALID_ARGUMENT names slot, size and
+// divisor. tokens = 0: not known, not checked.
+Status CheckRecipeShape(const LinearRecipe& linear, int64_t tokens, int64_t in, int64_t out);
 
 // Built-in rows, in the order they are listed to people.
 std::vector<std::string> BuiltInRecipeNames();
@@ -295,11 +319,13 @@ RecipePrecision PrecisionOf(const LinearRecipe& linear);
 double SavedInputBits(const LinearRecipe& linear, int64_t in);
 double SavedWeightBits(const LinearRecipe& linear, int64_t in);
 
-// Canonical words of the enums ("e2m1", "tok", "p2(448)", ...).
+// Canonical words of the axes: "e2m1", "1x16", "p2(448)", "sr24", "R32", "4over6(mse)".
 std::string ElemName(Elem elem);
-std::string BlockName(Block block);
-std::string ScaleName(ScaleRule rule, float scale_max);
+std::string BlockName(Block block, int group);
+std::string ScaleName(const Quant& quant);
 std::string RoundName(Round round);
+std::string RotationName(const Rotation& rotation);              // "none" for size 0
+std::string AlternativesName(const Alternatives& alternatives);  // "none" when off
 int ElemBits(Elem elem);
 float ElemMax(Elem elem);  // largest value; 0 for fp32 and bf16
 

@@ -8,6 +8,7 @@
 
 #include "base/sha256.h"
 #include "base/strings.h"
+#include "worker/spec/recipe_fit.h"
 
 namespace nibble::rpc {
 namespace {
@@ -134,11 +135,15 @@ void ResolveRecipe(ResolvedSpec& resolved, std::vector<FieldError>& errors) {
   const std::string field = written_out ? "precision.recipeJson" : "precision.recipe";
   if (Mentions(errors, field)) return;
   Result<Recipe> recipe = written_out ? ParseRecipeText(run.recipe_json) : FindRecipe(run.recipe);
-  if (recipe.ok()) {
-    resolved.recipe = std::move(*recipe);
-  } else {
+  if (!recipe.ok()) {
     errors.push_back({field, recipe.status().message()});
+    return;
   }
+  resolved.recipe = std::move(*recipe);
+  if (!errors.empty()) return;  // sizes may be what is wrong
+  const int64_t tokens = run.schedule.micro_batch * run.data.seq_len;
+  const Status fits = CheckRecipeFits(run.model, resolved.recipe, tokens);
+  if (!fits.ok()) errors.push_back({field, fits.message()});
 }
 
 // Keeps one error per field and text: header keys are looked at by both halves.

@@ -73,6 +73,8 @@ TEST(Spec, EveryMistakeNamesItsFieldAndTheFix) {
        [](auto& s) { s.mutable_precision()->set_recipe("fp4_ms"); }},
       {"precision.recipeJson", "",
        [](auto& s) { s.mutable_precision()->set_recipe_json("{broken"); }},
+      {"precision.recipe", "is not a multiple of 128",
+       [](auto& s) { s.mutable_precision()->set_recipe("quartet2"); }},
   };
   for (const Mistake& mistake : mistakes) {
     v1::JobSpec spec = SmallSpec("ok");

@@ -24,7 +24,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)SavedInputBits(recipe->linear, 48);
   (void)SavedWeightBits(recipe->linear, 48);
   for (const int count : {1, 3}) {
-    for (int block = 0; block < count; ++block) (void)recipe->LinearForBlock(block, count);
+    for (int block = 0; block < count; ++block) {
+      const LinearRecipe& linear = recipe->LinearFor(LinearKind::kDown, block, count);
+      (void)CheckRecipeShape(linear, 64, 48, 32);
+    }
   }
   return 0;
 }

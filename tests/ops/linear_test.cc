@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "kernels/executable.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/philox.h"
 
@@ -58,7 +59,7 @@ Recipe Folded(const char* name, Elem elem, float max, Round round) {
 // Recipes beyond the built-in rows: every axis that is built, stochastic slots included.
 std::vector<Recipe> ManyRecipes() {
   std::vector<Recipe> recipes;
-  for (const std::string& name : BuiltInRecipeNames()) recipes.push_back(*FindRecipe(name));
+  for (const std::string& name : ExecutableRecipeNames()) recipes.push_back(*FindRecipe(name));
   const Result<Recipe> mixed = ParseRecipeText(R"json({"name":"mixed","linear":{
     "Xf":{"elem":"e2m1","block":"tok","scale":"f32","pre":{"occ":{"alpha":0.9,"scope":"token",
           "comp":"bf16"}}},

@@ -40,8 +40,8 @@ const std::map<std::string, std::vector<std::string>>& AllowedArrows() {
       {"server/store", {"server/core", "base"}},
       {"server",
        {"server/core", "server/store", "worker/spec", "kernels/recipe", "nibble/v1", "base"}},
-      {"client/lib", {"worker/spec", "nibble/v1", "base"}},
-      {"client", {"client/lib", "worker/spec", "nibble/v1", "base"}},
+      {"client/lib", {"worker/spec", "kernels/recipe", "nibble/v1", "base"}},
+      {"client", {"client/lib", "worker/spec", "kernels/recipe", "nibble/v1", "base"}},
   };
   return arrows;
 }

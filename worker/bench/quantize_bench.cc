@@ -29,7 +29,7 @@ Axis ContractionOf(Slot slot) {
 Result<std::vector<Case>> ChooseCases(const Options& options, Report* report) {
   std::vector<std::string> names = options.recipes;
   if (names.empty()) names.assign(std::begin(kRecipes), std::end(kRecipes));
-  if (options.all && options.recipes.empty()) names = BuiltInRecipeNames();
+  if (options.all && options.recipes.empty()) names = ExecutableRecipeNames();
   std::vector<Case> cases;
   for (const std::string& name : names) {
     const Result<Recipe> recipe = FindRecipe(name);
@@ -53,9 +53,8 @@ Result<std::vector<Case>> ChooseCases(const Options& options, Report* report) {
 }
 
 std::string Describe(const Quant& quant) {
-  std::string text = ElemName(quant.elem) + " " + BlockName(quant.block);
-  if (quant.group > 0) text += StrFormat(" %d", quant.group);
-  text += " " + ScaleName(quant.scale, quant.scale_max) + " " + RoundName(quant.round);
+  std::string text = ElemName(quant.elem) + " " + BlockName(quant.block, quant.group);
+  text += " " + ScaleName(quant) + " " + RoundName(quant.round);
   if (quant.rotation.size > 0) text += StrFormat(" rotated %d", quant.rotation.size);
   if (quant.pre.enabled) text += StrFormat(" clamped %g", quant.pre.alpha);
   return text;

@@ -183,7 +183,7 @@ class StepGroup {
   Status AddRunners() {
     std::vector<std::string> names = options_.recipes;
     if (names.empty()) names.assign(std::begin(kRecipes), std::end(kRecipes));
-    if (options_.all && options_.recipes.empty()) names = BuiltInRecipeNames();
+    if (options_.all && options_.recipes.empty()) names = ExecutableRecipeNames();
     ASSIGN_OR_RETURN(Engine * all, AddEngine(threads_));
     for (const std::string& name : names) RETURN_IF_ERROR(AddRunner(name, all));
     // The gain of more threads is measured on the model that is cheap enough.

@@ -134,8 +134,8 @@ Result<Operand> HostOperand(Backend* backend, const Quant& quant, Slot holder,
   decoded.name = "decoded";
   out.tensors.push_back(OutputOf(decoded));
   out.metadata["elem"] = ElemName(q.elem);
-  out.metadata["block"] = BlockName(q.block);
-  out.metadata["scale"] = ScaleName(q.scale, quant.scale_max);
+  out.metadata["block"] = BlockName(q.block, q.group);
+  out.metadata["scale"] = ScaleName(quant);
   out.metadata["packing"] = "one code per element";
   RETURN_IF_ERROR(AddResidual(backend, q, &out));
   return out;

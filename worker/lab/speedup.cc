@@ -109,7 +109,7 @@ CountedSpeedup CountForRecipe(const ModelConfig& model, int64_t seq, const Recip
   Tally tally;
   const int count = static_cast<int>(model.layers);
   for (int layer = 0; layer < count; ++layer) {
-    const LinearRecipe linear = recipe.LinearForBlock(layer, count);
+    const LinearRecipe linear = recipe.LinearFor(LinearKind::kQuery, layer, count);
     const RecipePrecision p = PrecisionOf(linear);
     tally.Add("fprop", linear_flops, device.Of(p.fprop.result));
     tally.Add("dgrad", linear_flops, device.Of(p.dgrad.result));

@@ -46,7 +46,9 @@ const std::vector<OutlierTreatment>& OutlierTreatments() {
 Result<std::vector<Table1Row>> MeasureTable1(Backend* backend, const Model& model, Block block) {
   const int layers = static_cast<int>(model.options().model.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    if (LinearInput::BorrowsSource(model.options().recipe.LinearForBlock(layer, layers))) continue;
+    if (LinearInput::BorrowsSource(
+            model.options().recipe.LinearFor(LinearKind::kQuery, layer, layers)))
+      continue;
     return FailedPreconditionError("recipe '" + model.options().recipe.name +
                                    "' does not keep the inputs of linear layers; use bf16");
   }

@@ -145,7 +145,7 @@ Json Report(const std::vector<Table1Row>& rows, const std::string& folder, int64
   }
   return Json::Object({{"checkpoint", folder},
                        {"step", step},
-                       {"block", BlockName(block)},
+                       {"block", BlockName(block, 0)},
                        {"rows", std::move(json)},
                        {"published", std::move(published)}});
 }

@@ -5,23 +5,13 @@
 #include <vector>
 
 #include "worker/spec/buffer_plan.h"
+#include "worker/spec/recipe_fit.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kAlignElements = 16;  // tensors start on 64 bytes
-
-struct LinearShape {
-  int64_t in = 0;
-  int64_t out = 0;
-};
-
-// The linear layers of one block, in parameter order.
-std::vector<LinearShape> BlockLinears(const ModelConfig& m) {
-  const int64_t d = m.hidden_size, f = m.intermediate_size, kv = m.kv_size();
-  return {{d, d}, {d, kv}, {d, kv}, {d, d}, {d, f}, {d, f}, {f, d}};
-}
 
 int64_t MatmulParameters(const ModelConfig& m) {
   int64_t count = m.vocab_size * m.hidden_size;  // the head, tied or not
@@ -90,7 +80,7 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
   int64_t copies = 0, decoded = 0;
   const int layers = static_cast<int>(m.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    const LinearRecipe linear = recipe.LinearForBlock(layer, layers);
+    const LinearRecipe linear = recipe.LinearFor(LinearKind::kQuery, layer, layers);
     copies += BlockQuantizedBytes(m, linear, tokens);
     decoded = std::max(decoded, DecodedBytes(m, linear, tokens));
   }

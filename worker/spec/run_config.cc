@@ -133,7 +133,13 @@ void ParseSchedule(const Json& json, RunConfig& config, std::vector<FieldError>&
 
 void ParsePrecision(const Json& json, RunConfig& config, std::vector<FieldError>& errors) {
   JsonFields fields(json, "precision", errors);
-  fields.Read("recipe", config.recipe);
+  // A name, or a recipe written out in place.
+  if (json["recipe"].is_object()) {
+    fields.Ignore("recipe");
+    config.recipe_json = json["recipe"].Dump();
+  } else {
+    fields.Read("recipe", config.recipe);
+  }
   fields.Read("recipeJson", config.recipe_json);
   fields.Finish();
 }

@@ -4,14 +4,19 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "kernels/executable.h"
+#include "worker/spec/recipe_fit.h"
 
 namespace nibble {
 
 Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* parameters,
                                              const Options& options) {
+  RETURN_IF_ERROR(CheckExecutable(options.recipe));
+  RETURN_IF_ERROR(
+      CheckRecipeFits(options.model, options.recipe, options.sequences * options.seq_len));
   const int layers = static_cast<int>(options.model.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    const LinearRecipe recipe = options.recipe.LinearForBlock(layer, layers);
+    const LinearRecipe recipe = options.recipe.LinearFor(LinearKind::kQuery, layer, layers);
     if (LinearInput::BorrowsSource(recipe) && !KeepsLinearInput(recipe)) {
       return InternalError("recipe '" + options.recipe.name +
                            "' needs linear inputs that the buffer plan does not keep");
@@ -60,8 +65,9 @@ void Model::PlaceViews(const BufferPlan& plan) {
         view(b.key),    view(b.value),       view(b.attention_out), view(b.lse),
         view(b.middle), view(b.middle_rstd), view(b.mlp_in),        view(b.gate),
         view(b.up),     view(b.mlp_hidden)};
-    blocks_.emplace_back(&workspace_, options_.model, options_.recipe.LinearForBlock(layer, layers),
-                         layer, &parameters_, views);
+    blocks_.emplace_back(&workspace_, options_.model,
+                         options_.recipe.LinearFor(LinearKind::kQuery, layer, layers), layer,
+                         &parameters_, views);
   }
 }
 

@@ -15,8 +15,10 @@
 #include "base/json.h"
 #include "base/strings.h"
 #include "kernels/backend.h"
+#include "kernels/executable.h"
 #include "worker/data/token_shard.h"
 #include "worker/spec/journal.h"
+#include "worker/spec/recipe_fit.h"
 #include "worker/spec/run_config.h"
 #include "worker/train/journal_writer.h"
 #include "worker/train/model.h"
@@ -39,6 +41,16 @@ inline ModelConfig TinyModel() {
   model.layers = 3;
   model.heads = 4;
   model.kv_heads = 2;
+  return model;
+}
+
+// Every size a multiple of 128, for recipes with large blocks; micro-batches of 128 tokens fit,
+// too.
+inline ModelConfig WideModel() {
+  ModelConfig model = TinyModel();
+  model.hidden_size = model.intermediate_size = 128;
+  model.layers = 2;
+  model.kv_heads = 4;
   return model;
 }
 

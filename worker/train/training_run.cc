@@ -204,7 +204,7 @@ void TrainingRun::WriteStart() {
   const int layers = static_cast<int>(config_.model.layers);
   const int64_t tokens = config_.schedule.micro_batch * config_.data.seq_len;
   const Result<LinearPaths> paths =
-      PathsOf(*backend_, recipe_.LinearForBlock(layers / 2, layers), tokens,
+      PathsOf(*backend_, recipe_.LinearFor(LinearKind::kQuery, layers / 2, layers), tokens,
               config_.model.hidden_size, config_.model.intermediate_size);
   if (paths.ok()) {
     record.paths = {{"fprop", SupportName(paths->fprop.support)},

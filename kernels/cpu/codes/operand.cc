@@ -91,7 +91,7 @@ Result<CodeOperand> DescribeOperand(const char* name, const QuantizedTensor& x,
       return InvalidArgumentError(
           StrFormat("QuantizedGemm: the scales of %s (block %s) lie along the contraction; fold "
                     "them into the other operand or decode",
-                    name, BlockName(x.block).c_str()));
+                    name, BlockName(x.block, x.group).c_str()));
     }
     if (Grouped(x)) {
       if (x.group < 1) {
