@@ -5,12 +5,15 @@
 #include <cmath>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/vector_math.h"
 #include "kernels/formats/bf16.h"
 
 namespace nibble::cpu {
 namespace {
 
 constexpr int64_t kElementsPerChunk = 16384;
+constexpr int64_t kRun = 256;  // elements whose limits are laid out at once
+constexpr int kLanes = 8;      // partial sums, so that loops are vectors in any instruction set
 
 struct Sums {
   double xx = 0, qq = 0, xq = 0, error = 0;
@@ -20,18 +23,101 @@ struct Sums {
 // Rounding of enc may push the amax itself past the largest code by an ulp: no saturation.
 constexpr float kUlpSlack = 1.0f + 0x1p-20f;
 
-Sums MeasureRow(const float* x, const float* decoded, float limit, int64_t n) {
+// The largest magnitude that the scale of each element still reaches.
+class Limits {
+ public:
+  explicit Limits(const QuantizedTensor& x) : x_(x), enc_(static_cast<const float*>(x.enc.data())) {
+    // A recast leaves E4M3 codes of E2M1 values, whose scales these are. A compensated outlier is
+    // not lost, so it does not count as saturated. Folded values have scales of their own amax.
+    largest_ = ElemMax(x.recast_enc != 0 ? Elem::kE2M1 : x.elem);
+    unlimited_ = x.comp != OccComp::kNone || x.folded || largest_ == 0;
+  }
+
+  // Elements [first, first + n) of a stored row.
+  void Fill(int64_t row, int64_t first, int64_t n, float* limits) const {
+    if (unlimited_ || (x_.block != Block::kGroup && x_.block != Block::kTile && !x_.per_column())) {
+      const float limit =
+          unlimited_ ? formats::BitsFloat(formats::kInfinityBits) : LimitOf(x_.per_row() ? row : 0);
+      std::fill_n(limits, n, limit);
+      return;
+    }
+    if (x_.per_column()) {
+      for (int64_t i = 0; i < n; ++i) limits[i] = LimitOf(first + i);
+      return;
+    }
+    const auto groups = [&](int64_t extent) { return (extent + x_.group - 1) / x_.group; };
+    const bool by_column = x_.block == Block::kGroup && x_.contraction == Axis::kRows;
+    const int64_t line = x_.block == Block::kTile ? row / x_.group : row;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t col = first + i;
+      limits[i] = LimitOf(by_column ? col * groups(x_.rows) + row / x_.group
+                                    : line * groups(x_.cols) + col / x_.group);
+    }
+  }
+
+  // What an element is multiplied by before rounding.
+  float Multiplier(int64_t group) const {
+    return x_.scale == ScaleRule::kQuest ? 1.0f / enc_[group] : enc_[group];
+  }
+
+ private:
+  float LimitOf(int64_t group) const { return largest_ / Multiplier(group) * kUlpSlack; }
+
+  const QuantizedTensor& x_;
+  const float* enc_;
+  float largest_;
+  bool unlimited_;
+};
+
+// Partial sums of one row.
+struct LaneSums {
+  double xx[kLanes] = {}, qq[kLanes] = {}, xq[kLanes] = {}, error[kLanes] = {};
+  int32_t underflow[kLanes] = {}, saturated[kLanes] = {};
+};
+
+inline void MeasureElement(float source, float decoded, float limit, int lane, LaneSums* sums) {
+  const float value = formats::RoundBf16(source);
+  const double a = static_cast<double>(value);
+  const double b = static_cast<double>(decoded);
+  sums->xx[lane] += a * a;
+  sums->qq[lane] += b * b;
+  sums->xq[lane] += a * b;
+  sums->error[lane] += (a - b) * (a - b);
+  sums->underflow[lane] += value != 0.0f && decoded == 0.0f ? 1 : 0;
+  sums->saturated[lane] += formats::Magnitude(value) > limit ? 1 : 0;
+}
+
+NIBBLE_CLONES void MeasureRun(const float* x, const float* decoded, const float* limits, int64_t n,
+                              LaneSums* sums) {
+  LaneSums local = *sums;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      MeasureElement(x[i + lane], decoded[i + lane], limits[i + lane], lane, &local);
+    }
+  }
+  for (; i < n; ++i)
+    MeasureElement(x[i], decoded[i], limits[i], static_cast<int>(i % kLanes), &local);
+  *sums = local;
+}
+
+Sums MeasureRow(const Limits& limits, int64_t row, const float* x, const float* decoded,
+                int64_t n) {
+  LaneSums lanes;
+  float run_limits[kRun];
+  for (int64_t first = 0; first < n; first += kRun) {
+    const int64_t count = std::min(kRun, n - first);
+    limits.Fill(row, first, count, run_limits);
+    MeasureRun(x + first, decoded + first, run_limits, count, &lanes);
+  }
   Sums sums;
-  for (int64_t i = 0; i < n; ++i) {
-    const float value = formats::RoundBf16(x[i]);
-    const double a = static_cast<double>(value);
-    const double b = static_cast<double>(decoded[i]);
-    sums.xx += a * a;
-    sums.qq += b * b;
-    sums.xq += a * b;
-    sums.error += (a - b) * (a - b);
-    sums.underflow += value != 0.0f && decoded[i] == 0.0f ? 1 : 0;
-    sums.saturated += formats::Magnitude(value) > limit ? 1 : 0;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    sums.xx += lanes.xx[lane];
+    sums.qq += lanes.qq[lane];
+    sums.xq += lanes.xq[lane];
+    sums.error += lanes.error[lane];
+    sums.underflow += lanes.underflow[lane];
+    sums.saturated += lanes.saturated[lane];
   }
   return sums;
 }
@@ -71,24 +157,17 @@ Result<QuantizationHealth> CpuBackend::MeasureHealth(ConstTensorView x,
   const int64_t cols = quantized.cols;
   RETURN_IF_ERROR(CheckView("MeasureHealth", "x", x, quantized.rows, cols));
   RETURN_IF_ERROR(CheckView("MeasureHealth", "decoded", decoded, quantized.rows, cols));
-  const float* enc = static_cast<const float*>(quantized.enc.data());
   const int64_t rows_per_chunk =
       std::max<int64_t>(1, kElementsPerChunk / std::max<int64_t>(1, cols));
   const int64_t chunks = (quantized.rows + rows_per_chunk - 1) / rows_per_chunk;
   RETURN_IF_ERROR(reduce_partials_.Reserve(*this, chunks * static_cast<int64_t>(sizeof(Sums))));
   Sums* partials = static_cast<Sums*>(reduce_partials_.data());
-  // A compensated outlier is not lost, so it does not count as saturated. Scales by column and
-  // folded ones come from the amax of the values themselves: nothing lies above them.
-  const bool compensated =
-      quantized.comp != OccComp::kNone || quantized.per_column() || quantized.folded;
-  const float largest = ElemMax(quantized.elem);
+  const Limits limits(quantized);
   pool_.RunRanges(quantized.rows, rows_per_chunk, [&](int64_t first, int64_t last, int) {
     Sums sums;
     for (int64_t row = first; row < last; ++row) {
-      const float scale = enc[quantized.per_row() ? row : 0];
-      const float limit = compensated || largest == 0 ? formats::BitsFloat(formats::kInfinityBits)
-                                                      : largest / scale * kUlpSlack;
-      AddSums(MeasureRow(x.f32() + row * cols, decoded.f32() + row * cols, limit, cols), &sums);
+      const int64_t start = row * cols;
+      AddSums(MeasureRow(limits, row, x.f32() + start, decoded.f32() + start, cols), &sums);
     }
     partials[first / rows_per_chunk] = sums;
   });
@@ -96,10 +175,11 @@ Result<QuantizationHealth> CpuBackend::MeasureHealth(ConstTensorView x,
   for (int64_t chunk = 0; chunk < chunks; ++chunk) AddSums(partials[chunk], &total);
   QuantizationHealth health;
   FillHealth(total, quantized.rows * cols, &health);
-  if (quantized.scale_count() > 0) {
-    const auto [low, high] = std::minmax_element(enc, enc + quantized.scale_count());
-    health.scale_min = static_cast<double>(*low);
-    health.scale_max = static_cast<double>(*high);
+  const int64_t groups = quantized.scale_count();
+  for (int64_t group = 0; group < groups; ++group) {
+    const auto multiplier = static_cast<double>(limits.Multiplier(group));
+    health.scale_min = group == 0 ? multiplier : std::min(health.scale_min, multiplier);
+    health.scale_max = group == 0 ? multiplier : std::max(health.scale_max, multiplier);
   }
   health.size_bytes = quantized.size_bytes();
   health.nonfinite_amax = quantized.nonfinite_amax;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
 #include "base/strings.h"
+#include "worker/lab/cpu_rates.h"
 #include "worker/lab/lab_args.h"
 #include "worker/lab/lab_commands.h"
 #include "worker/lab/speedup.h"
@@ -16,7 +19,8 @@ precision that each GEMM of the recipe really has.
   --model P      llama2-9m, llama2-60m, ... llama2-13b
   --recipe R     built-in name or JSON file
   --seq N        tokens of a sequence (default 2048)
-  --device D     h100 or b200 (default: both)
+  --device D     h100, b200 (default: both), or cpu: this machine, whose rate on codes is measured
+  --threads N    of cpu; 0: one per usable core (default)
   --json         print JSON
 
 example: nibble-lab estimate --model llama2-7b --recipe fp4_ms_paper
@@ -88,9 +92,13 @@ std::string HumanText(const Json& json) {
   return text;
 }
 
-Result<std::vector<DeviceRates>> DevicesOf(const std::string& name) {
+Result<std::vector<DeviceRates>> DevicesOf(const std::string& name, Backend* backend) {
   if (name.empty()) return KnownDevices();
-  std::vector<std::string> names;
+  std::vector<std::string> names = {"cpu"};
+  if (name == names[0]) {
+    ASSIGN_OR_RETURN(DeviceRates rates, MeasureCpuRates(backend));
+    return std::vector<DeviceRates>{std::move(rates)};
+  }
   for (const DeviceRates& device : KnownDevices()) {
     names.push_back(device.name);
     if (device.name == name) return std::vector<DeviceRates>{device};
@@ -101,8 +109,9 @@ Result<std::vector<DeviceRates>> DevicesOf(const std::string& name) {
 }  // namespace
 
 Status LabEstimateCommand(const std::vector<std::string>& args) {
-  ASSIGN_OR_RETURN(const Args parsed,
-                   Args::Parse(args, {{"model", "recipe", "seq", "device"}, {"json", "help"}}));
+  ASSIGN_OR_RETURN(
+      const Args parsed,
+      Args::Parse(args, {{"model", "recipe", "seq", "device", "threads"}, {"json", "help"}}));
   if (parsed.Has("help")) return LabPrint(kHelp);
   for (const char* flag : {"model", "recipe"}) {
     if (!parsed.Has(flag)) return InvalidArgumentError(StrFormat("--%s is missing", flag));
@@ -110,7 +119,10 @@ Status LabEstimateCommand(const std::vector<std::string>& args) {
   ASSIGN_OR_RETURN(const ModelConfig model, ModelPreset(parsed.Text("model")));
   ASSIGN_OR_RETURN(const Recipe recipe, LoadRecipe(parsed.Text("recipe")));
   ASSIGN_OR_RETURN(const int64_t seq, parsed.Integer("seq", 2048, 1, kMaxSeq));
-  ASSIGN_OR_RETURN(const std::vector<DeviceRates> devices, DevicesOf(parsed.Text("device")));
+  ASSIGN_OR_RETURN(const int64_t threads, parsed.Integer("threads", 0, 0, kMaxThreads));
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend("cpu", {static_cast<int>(threads), 0}));
+  ASSIGN_OR_RETURN(const std::vector<DeviceRates> devices,
+                   DevicesOf(parsed.Text("device"), backend.get()));
   const Occ& occ = recipe.linear.Resolved(Slot::kXf).pre;
   constexpr double kPublishedAlpha = 0.99;
   const RecipePrecision p = PrecisionOf(recipe.linear);

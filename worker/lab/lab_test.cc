@@ -201,6 +201,20 @@ TEST(Speedup, OurCountGivesEachGemmItsOwnRate) {
   EXPECT_LT(Counted("fp4_ms_paper", kB200), 2.3);
 }
 
+TEST_F(LabTest, OnACpuProductsOnCodesAreTheFastOnes) {
+  const ModelConfig model = ModelPreset("llama2-60m").value();
+  DeviceRates cpu;
+  cpu.fp4 = 3;
+  cpu.backend = backend_.get();
+  const auto counted = [&](const char* recipe) {
+    return CountForRecipe(model, 512, FindRecipe(recipe).value(), cpu);
+  };
+  EXPECT_DOUBLE_EQ(counted("te_fp8_current").speedup, 1);  // decoded, in FP32
+  for (const WorkItem& item : counted("fp4_direct").items) {
+    EXPECT_DOUBLE_EQ(item.mean_rate, item.name == "fprop" ? 3 : 1) << item.name;
+  }
+}
+
 TEST(Speedup, SharesAddUpToOneAndFlopsToThoseOfTheModel) {
   const ModelConfig model = ModelPreset("llama2-60m").value();
   const CountedSpeedup counted =

@@ -81,6 +81,27 @@ Result<OutputTensor> Codes(Backend* backend, const QuantizedTensor& q) {
   return TensorOf("codes", "U8", {q.rows, q.cols}, codes);
 }
 
+// Plain scales are the multipliers before rounding; group scales are what decoding multiplies by.
+Status AddScales(Backend* backend, const QuantizedTensor& q, Operand* out) {
+  const int64_t groups = q.scale_count();
+  const Buffer& scales = q.has_group_scale ? q.group_scale : q.enc;
+  ASSIGN_OR_RETURN(out->scales, HostCopy<float>(backend, scales, groups));
+  out->tensors.push_back(TensorOf("scales", "F32", {groups}, out->scales));
+  out->metadata["scales"] = q.has_group_scale ? "factor of decoding" : "multiplier before rounding";
+  if (q.recast_enc != 0) {
+    out->metadata["recast_enc"] = StrFormat("%.9g", static_cast<double>(q.recast_enc));
+  }
+  if (!q.has_group_scale) return OkStatus();
+  const int64_t outers = q.outer_count();
+  ASSIGN_OR_RETURN(const auto codes, HostCopy<uint8_t>(backend, q.scale_codes, groups));
+  ASSIGN_OR_RETURN(const auto outer, HostCopy<float>(backend, q.outer_scale, outers));
+  out->tensors.push_back(TensorOf("scale_codes", "U8", {groups}, codes));
+  out->tensors.push_back(TensorOf("outer_scales", "F32", {outers}, outer));
+  out->metadata["group"] = std::to_string(q.group);
+  out->metadata["outer_divisor"] = StrFormat("%.9g", static_cast<double>(q.outer_divisor));
+  return OkStatus();
+}
+
 Status AddResidual(Backend* backend, const QuantizedTensor& q, Operand* out) {
   if (q.comp == OccComp::kNone) return OkStatus();
   const int64_t count = q.residual_count;
@@ -128,9 +149,7 @@ Result<Operand> HostOperand(Backend* backend, const Quant& quant, Slot holder,
   Operand out{holder, quant, {}, {}, {}, {}};
   ASSIGN_OR_RETURN(OutputTensor codes, Codes(backend, q));
   out.tensors.push_back(std::move(codes));
-  const int64_t groups = q.scale_count();
-  ASSIGN_OR_RETURN(out.scales, HostCopy<float>(backend, q.enc, groups));
-  out.tensors.push_back(TensorOf("scales", "F32", {groups}, out.scales));
+  RETURN_IF_ERROR(AddScales(backend, q, &out));
   decoded.name = "decoded";
   out.tensors.push_back(OutputOf(decoded));
   out.metadata["elem"] = ElemName(q.elem);

@@ -26,7 +26,7 @@ struct Operand {
   Quant quant;  // of the holder
   std::vector<OutputTensor> tensors;            // codes, scales, decoded, and what the format adds
   std::map<std::string, std::string> metadata;  // how to read the codes
-  std::vector<float> scales;                    // the multiplier before rounding, by scale group
+  std::vector<float> scales;                    // by scale group; metadata says which way they go
   QuantizationHealth health;
 };
 

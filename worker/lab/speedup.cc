@@ -90,14 +90,20 @@ double DeviceRates::Of(PrecisionClass precision) const {
   return bf16;
 }
 
+double DeviceRates::OfProduct(const LinearRecipe& recipe, const LinearProduct& product,
+                              const GemmPrecision& precision) const {
+  if (backend == nullptr) return Of(precision.result);
+  return FormOf(*backend, recipe, product, 0, 0, 0).on_codes ? fp4 : bf16;
+}
+
 const std::vector<DeviceRates>& KnownDevices() {
   static const std::vector<DeviceRates> devices = {
       {"h100",
        "dense peaks of the H100 SXM data sheet: TF32 495, BF16 989, FP8 1979 TFLOP/s; no FP4 "
        "units, FP4 codes are carried as FP8",
-       0.5, 1, 2, 2},
+       0.5, 1, 2, 2, nullptr},
       {"b200", "dense peaks of the B200 data sheet: TF32 1.1, BF16 2.25, FP8 4.5, FP4 9 PFLOP/s",
-       0.5, 1, 2, 4}};
+       0.5, 1, 2, 4, nullptr}};
   return devices;
 }
 
@@ -111,9 +117,9 @@ CountedSpeedup CountForRecipe(const ModelConfig& model, int64_t seq, const Recip
   for (int layer = 0; layer < count; ++layer) {
     const LinearRecipe linear = recipe.LinearFor(LinearKind::kQuery, layer, count);
     const RecipePrecision p = PrecisionOf(linear);
-    tally.Add("fprop", linear_flops, device.Of(p.fprop.result));
-    tally.Add("dgrad", linear_flops, device.Of(p.dgrad.result));
-    tally.Add("wgrad", linear_flops, device.Of(p.wgrad.result));
+    tally.Add("fprop", linear_flops, device.OfProduct(linear, kFprop, p.fprop));
+    tally.Add("dgrad", linear_flops, device.OfProduct(linear, kDgrad, p.dgrad));
+    tally.Add("wgrad", linear_flops, device.OfProduct(linear, kWgrad, p.wgrad));
     AddResidual(linear, p.fprop, linear_flops, device, &tally);
   }
   const double attention = kPasses * layers * kAttentionFlops * static_cast<double>(seq) * d;

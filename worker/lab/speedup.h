@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/backend.h"
+#include "kernels/linear_product.h"
 #include "kernels/recipe/recipe.h"
 #include "worker/spec/run_config.h"
 
@@ -30,15 +32,20 @@ struct PublishedSpeedup {
 };
 PublishedSpeedup CountAsPublished(double hidden, double seq, double alpha);
 
-// Rate of a GEMM relative to BF16, by the precision class of its operands.
+// Rate of a GEMM relative to BF16, by the precision class of its operands. With a backend, instead:
+// fp4 for a product that runs on codes there, bf16 for any other. Borrows the backend.
 struct DeviceRates {
   std::string name;
   std::string basis;  // where the rates come from
-  double fp32;
-  double bf16;
-  double fp8;
-  double fp4;
+  double fp32 = 1;
+  double bf16 = 1;
+  double fp8 = 1;
+  double fp4 = 1;
+  const Backend* backend = nullptr;
+
   double Of(PrecisionClass precision) const;
+  double OfProduct(const LinearRecipe& recipe, const LinearProduct& product,
+                   const GemmPrecision& precision) const;
 };
 // "h100", "b200".
 const std::vector<DeviceRates>& KnownDevices();
