@@ -32,6 +32,7 @@ Status RunLayer(Backend* backend, const LinearRecipe& recipe, const LinearStep& 
   constexpr uint32_t kLayer = 0;  // of the random stream
   constexpr uint64_t kWeightVersion = 1;
   std::fill(data->dw.values.begin(), data->dw.values.end(), 0.0f);  // it accumulates
+  RETURN_IF_ERROR(PathsOf(*backend, recipe, data->x.rows, data->x.cols, data->w.rows).status());
   LinearWorkspace workspace(backend, path);
   LinearInput input(&workspace, recipe, kLayer);
   QuantizedLinear linear(&workspace, recipe, kLayer);

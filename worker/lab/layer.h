@@ -22,7 +22,8 @@ struct LayerData {
 // INVALID_ARGUMENT names the three shapes when they do not fit; the outputs are sized.
 Result<LayerData> MakeLayer(Matrix x, Matrix w, Matrix dy);
 
-// Y = X W^T, dX = dY W, dW = dY^T X as layer 0 of a model would. `path` as LinearWorkspace.
+// Y = X W^T, dX = dY W, dW = dY^T X as layer 0 of a model would. `path` as LinearWorkspace. Errors
+// as PathsOf: UNIMPLEMENTED for what this build does not execute, INVALID_ARGUMENT for sizes.
 Status RunLayer(Backend* backend, const LinearRecipe& recipe, const LinearStep& step, Support path,
                 LayerData* data);
 

@@ -182,8 +182,10 @@ Result<Operand> QuantizeOperand(Backend* backend, const LinearRecipe& recipe, Sl
   if (!quant.has_scale()) return Unscaled(quant, holder, x);
 
   Matrix source = x;
+  int64_t nonfinite = 0;  // met before the slot's own quantizer
   if (quant.source == Source::kRequant) {
     ASSIGN_OR_RETURN(Operand forward, QuantizeOperand(backend, recipe, first, step, x, nullptr));
+    nonfinite = forward.health.nonfinite_amax;
     for (const OutputTensor& tensor : forward.tensors) {
       if (tensor.name != "decoded") continue;
       std::memcpy(source.values.data(), tensor.bytes.data(), tensor.bytes.size());
@@ -202,6 +204,7 @@ Result<Operand> QuantizeOperand(Backend* backend, const LinearRecipe& recipe, Sl
   ASSIGN_OR_RETURN(Operand out,
                    HostOperand(backend, quant, holder, operand.codes(), std::move(decoded)));
   out.health = operand.health();
+  out.health.nonfinite_amax += nonfinite;
   return out;
 }
 
