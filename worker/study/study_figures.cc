@@ -13,7 +13,8 @@ namespace nibble {
 namespace {
 
 constexpr double kWidth = 760;
-constexpr double kCurvesHeight = 420;
+constexpr double kCurvesHeight = 640;
+constexpr double kPanelGap = 56;  // between the two panels
 constexpr double kMarginTop = 40;
 constexpr double kMarginBottom = 44;
 constexpr double kRowHeight = 22;
@@ -29,6 +30,7 @@ struct Scale {
 };
 
 std::string Tick(double value) {
+  if (value == 0) return "0";
   return std::abs(value) >= 1000 ? FormatCount(value) : StrFormat("%.6g", value);
 }
 
@@ -59,17 +61,49 @@ void DrawFrame(SvgCanvas& svg, const Scale& x, const Scale& y) {
   svg.Polyline({{x.from, y.to}, {x.from, y.from}, {x.to, y.from}}, "axis");
 }
 
-void DrawCurve(SvgCanvas& svg, const Scale& x, const Scale& y, const ArmSummary& arm, int index) {
+void DrawCurve(SvgCanvas& svg, const Scale& x, const Scale& y, const std::vector<CurvePoint>& curve,
+               int index) {
   std::vector<SvgPoint> line, band;
-  for (const CurvePoint& point : arm.curve) {
+  for (const CurvePoint& point : curve) {
     line.emplace_back(x(point.tokens), y(point.mean));
     band.emplace_back(x(point.tokens), y(point.high));
   }
-  for (auto point = arm.curve.rbegin(); point != arm.curve.rend(); ++point) {
+  for (auto point = curve.rbegin(); point != curve.rend(); ++point) {
     band.emplace_back(x(point->tokens), y(point->low));
   }
   svg.Polygon(band, SvgCanvas::Band(index));
   svg.Polyline(line, SvgCanvas::Series(index));
+}
+
+using CurveOf = std::vector<CurvePoint> ArmSummary::*;
+
+// The range of the means and bands after a fifth of the run, a little wider.
+Scale ValueScale(const std::vector<const ArmSummary*>& arms, CurveOf which, double end, double from,
+                 double to) {
+  double low = std::numeric_limits<double>::infinity();
+  double high = -low;
+  for (const ArmSummary* arm : arms) {
+    for (const CurvePoint& point : arm->*which) {
+      if (point.tokens < 0.2 * end) continue;
+      low = std::min(low, point.low);
+      high = std::max(high, point.high);
+    }
+  }
+  if (!(low <= high)) low = high = 0;
+  const double pad = std::max(0.04 * (high - low), 1e-3);
+  return {low - pad, high + pad, from, to};
+}
+
+void DrawPanel(SvgCanvas& svg, const std::vector<const ArmSummary*>& arms, CurveOf which,
+               const Scale& x, const Scale& y, const std::string& label) {
+  DrawFrame(svg, x, y);
+  svg.BeginClip({x.from, y.to}, x.to - x.from, y.from - y.to);
+  for (size_t i = arms.size(); i-- > 0;) {
+    const std::vector<CurvePoint>& curve = arms[i]->*which;
+    if (curve.size() >= 2) DrawCurve(svg, x, y, curve, static_cast<int>(i));
+  }
+  svg.EndClip();
+  svg.Text({x.from, y.to - 8}, label, "text");
 }
 
 // Why an arm has no gap.
@@ -126,28 +160,24 @@ std::string CurvesFigure(const std::string& title, const StudySummary& summary) 
     svg.Text({16, 60}, "no run has finished", "text");
     return svg.Finish();
   }
-  double end = 0, low = std::numeric_limits<double>::infinity(), high = 0;
+  double end = 0;
   for (const ArmSummary* arm : arms) end = std::max(end, arm->curve.back().tokens);
-  for (const ArmSummary* arm : arms) {
-    for (const CurvePoint& point : arm->curve) {
-      low = std::min(low, point.low);
-      if (point.tokens >= 0.2 * end) high = std::max(high, point.high);
-    }
-  }
-  const double pad = std::max(0.03 * (high - low), 1e-3);
-  const Scale x{0, end, 64, kWidth - 190};
-  const Scale y{low - pad, high + pad, kCurvesHeight - kMarginBottom, kMarginTop};
-  DrawFrame(svg, x, y);
-  svg.BeginClip({x.from, y.to}, x.to - x.from, y.from - y.to);
-  for (size_t i = arms.size(); i-- > 0;) DrawCurve(svg, x, y, *arms[i], static_cast<int>(i));
-  svg.EndClip();
+  const double top = kMarginTop + 20;
+  const double panel = (kCurvesHeight - top - kPanelGap - kMarginBottom) / 2;
+  const Scale x{0, end, 64, kWidth - 230};
+  DrawPanel(svg, arms, &ArmSummary::curve, x,
+            ValueScale(arms, &ArmSummary::curve, end, top + panel, top),
+            "validation loss: mean of the seeds, smallest to largest");
+  const double second = top + panel + kPanelGap;
+  DrawPanel(svg, arms, &ArmSummary::gap_curve, x,
+            ValueScale(arms, &ArmSummary::gap_curve, end, second + panel, second),
+            "gap to the baseline in %, seed by seed");
   for (size_t i = 0; i < arms.size(); ++i) {
-    const double row = kMarginTop + 12 + 20 * static_cast<double>(i);
+    const double row = top + 12 + 20 * static_cast<double>(i);
     svg.Line({x.to + 12, row}, {x.to + 36, row}, SvgCanvas::Series(static_cast<int>(i)));
     svg.Text({x.to + 42, row + 4}, arms[i]->label, "text");
   }
   svg.Text({(x.from + x.to) / 2, kCurvesHeight - 8}, "tokens", "text", SvgAlign::kMiddle);
-  svg.Text({16, kMarginTop - 6}, "validation loss", "text");
   return svg.Finish();
 }
 
@@ -160,7 +190,8 @@ std::string GapFigure(const std::string& title, const StudySummary& summary) {
   const double bottom = height - kMarginBottom;
   for (const double tick : NiceTicks(x.low, x.high, 8)) {
     svg.Line({x(tick), kMarginTop}, {x(tick), bottom}, "grid");
-    svg.Text({x(tick), bottom + 16}, StrFormat("%+.6g %%", tick), "text", SvgAlign::kMiddle);
+    svg.Text({x(tick), bottom + 16}, tick == 0 ? "0" : StrFormat("%+.6g %%", tick), "text",
+             SvgAlign::kMiddle);
   }
   svg.BeginClip({x.from - 210, kMarginTop}, x.to - x.from + 210, bottom - kMarginTop);
   for (size_t i = 0; i < rows.size(); ++i) {

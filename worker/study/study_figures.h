@@ -11,8 +11,9 @@ namespace nibble {
 
 inline constexpr int kMaxCurves = 8;  // the baseline and the best others
 
-// Validation loss against tokens: mean over the seeds, band from the smallest to the largest. Cut
-// above what the curves reach after a fifth of the run, so that the end is readable.
+// Two panels over tokens: validation loss, and its paired gap to the baseline in percent. Lines are
+// means over the seeds, bands go from the smallest to the largest. Both are cut to what the curves
+// do after a fifth of the run, so that the end is readable.
 std::string CurvesFigure(const std::string& title, const StudySummary& summary);
 
 // Relative gap of each arm to the baseline with its 95 % interval, best first; arms without a gap

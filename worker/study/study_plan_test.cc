@@ -123,6 +123,11 @@ TEST(StudySummary, ComparesSeedBySeedWithTheBaseline) {
   EXPECT_DOUBLE_EQ(arm.curve[2].tokens, 10 * 4 * 16);
   EXPECT_NEAR(arm.curve[2].mean, 5.1, 1e-12);
   EXPECT_DOUBLE_EQ(arm.curve[2].low, 4.1);
+  // Gaps seed by seed: 0.1 of 4, 5 and 6 in percent.
+  ASSERT_EQ(arm.gap_curve.size(), 3u);
+  EXPECT_NEAR(arm.gap_curve[2].mean, (0.1 / 4 + 0.1 / 5 + 0.1 / 6) * 100 / 3, 1e-9);
+  EXPECT_NEAR(arm.gap_curve[2].high, 2.5, 1e-9);
+  EXPECT_NEAR(summary.arms[kBaseline].gap_curve[2].high, 0, 1e-12);
   EXPECT_EQ(summary.revisions, std::vector<std::string>{"r1"});
   EXPECT_NEAR(summary.train_hours, 10, 1e-9) << "six rate runs, four seed runs, an hour each";
   EXPECT_EQ(summary.arms[kAway].loss.count, 0);

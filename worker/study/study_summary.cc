@@ -25,20 +25,23 @@ struct Totals {
   }
 };
 
-std::vector<CurvePoint> MeanCurve(const std::vector<const RunRecord*>& runs,
-                                  double tokens_per_step) {
-  std::map<int64_t, std::vector<double>> by_step;
-  for (const RunRecord* run : runs) {
-    for (const ValidationRecord& v : run->validation) by_step[v.step].push_back(v.loss);
-  }
+// The means of what each step has; steps that lack one of `count` values are left out, because a
+// mean over other seeds would jump.
+std::vector<CurvePoint> MeanCurve(const std::map<int64_t, std::vector<double>>& by_step,
+                                  size_t count, double tokens_per_step) {
   std::vector<CurvePoint> curve;
-  for (const auto& [step, losses] : by_step) {
-    if (losses.size() != runs.size()) continue;  // a mean over other seeds would jump
-    const auto [low, high] = std::minmax_element(losses.begin(), losses.end());
+  for (const auto& [step, values] : by_step) {
+    if (values.size() != count) continue;
+    const auto [low, high] = std::minmax_element(values.begin(), values.end());
     curve.push_back(
-        {static_cast<double>(step) * tokens_per_step, MeanInterval(losses).mean, *low, *high});
+        {static_cast<double>(step) * tokens_per_step, MeanInterval(values).mean, *low, *high});
   }
   return curve;
+}
+
+double TokensPerStep(const StudyPlan& plan) {
+  const RunConfig config = ConfigOf(plan, {0, 1, plan.definition.seeds.front()});
+  return static_cast<double>(config.tokens_per_step());
 }
 
 class ArmReader {
@@ -90,8 +93,9 @@ class ArmReader {
 
   void ReadSeeds(int index, ArmSummary& arm) {
     std::vector<double> losses;
-    std::vector<const RunRecord*> runs;
+    std::map<int64_t, std::vector<double>> by_step;
     double speed = 0;
+    arm.validations.resize(arm.losses.size());
     for (size_t s = 0; s < plan_.definition.seeds.size(); ++s) {
       const RunRecord* record = Find({index, *arm.rate, plan_.definition.seeds[s]});
       if (record == nullptr) continue;
@@ -99,14 +103,16 @@ class ArmReader {
       if (record->state != RunState::kCompleted) continue;
       arm.losses[s] = record->final_validation_loss;
       losses.push_back(record->final_validation_loss);
-      runs.push_back(record);
       speed += record->tokens_per_second;
+      for (const ValidationRecord& v : record->validation) {
+        by_step[v.step].push_back(v.loss);
+        arm.validations[s][v.step] = v.loss;
+      }
     }
-    if (runs.empty()) return;
+    if (losses.empty()) return;
     arm.loss = MeanInterval(losses);
-    arm.tokens_per_second = speed / static_cast<double>(runs.size());
-    const RunConfig config = ConfigOf(plan_, {index, *arm.rate, plan_.definition.seeds.front()});
-    arm.curve = MeanCurve(runs, static_cast<double>(config.tokens_per_step()));
+    arm.tokens_per_second = speed / static_cast<double>(losses.size());
+    arm.curve = MeanCurve(by_step, losses.size(), TokensPerStep(plan_));
   }
 
   const StudyPlan& plan_;
@@ -115,18 +121,25 @@ class ArmReader {
   StudySummary& summary_;
 };
 
-void Compare(const ArmSummary& baseline, ArmSummary& arm) {
+void Compare(const ArmSummary& baseline, double tokens_per_step, ArmSummary& arm) {
   std::vector<double> own, other;
+  std::map<int64_t, std::vector<double>> gaps;
   for (size_t s = 0; s < arm.losses.size(); ++s) {
     if (!arm.losses[s] || !baseline.losses[s]) continue;
     own.push_back(*arm.losses[s]);
     other.push_back(*baseline.losses[s]);
+    for (const auto& [step, loss] : arm.validations[s]) {
+      const auto same = baseline.validations[s].find(step);
+      if (same == baseline.validations[s].end()) continue;
+      gaps[step].push_back(100 * (loss - same->second) / same->second);
+    }
   }
   if (own.empty()) return;
   arm.difference = PairedDifference(own, other);
   const double scale = 100 / MeanInterval(other).mean;
   arm.gap_percent = arm.difference.mean * scale;
   arm.gap_half_width = arm.difference.half_width * scale;
+  arm.gap_curve = MeanCurve(gaps, own.size(), tokens_per_step);
 }
 
 }  // namespace
@@ -140,7 +153,7 @@ StudySummary Summarise(const StudyPlan& plan, const ResultLookup& results) {
   }
   summary.baseline = plan.definition.baseline_index();
   const ArmSummary baseline = summary.arms[static_cast<size_t>(summary.baseline)];
-  for (ArmSummary& arm : summary.arms) Compare(baseline, arm);
+  for (ArmSummary& arm : summary.arms) Compare(baseline, TokensPerStep(plan), arm);
   summary.revisions.assign(totals.revisions.begin(), totals.revisions.end());
   summary.train_hours = totals.seconds / kSecondsPerHour;
   summary.tokens = TokensPerRun(plan);

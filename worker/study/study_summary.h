@@ -4,6 +4,7 @@
 // Thread-safety: value types and free functions.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,7 +14,7 @@
 
 namespace nibble {
 
-// Validation loss after `tokens` tokens: mean over the seeds that have it, smallest and largest.
+// A value after `tokens` tokens: mean over the seeds, smallest and largest.
 struct CurvePoint {
   double tokens = 0;
   double mean = 0;
@@ -39,8 +40,11 @@ struct ArmSummary {
   Interval difference;     // to the baseline, seed by seed; count 0 when unknown
   double gap_percent = 0;  // difference over the baseline's mean on the same seeds
   double gap_half_width = 0;
-  double tokens_per_second = 0;  // mean over the completed runs
-  std::vector<CurvePoint> curve;
+  double tokens_per_second = 0;       // mean over the completed runs
+  std::vector<CurvePoint> curve;      // validation loss
+  std::vector<CurvePoint> gap_curve;  // paired gap to the baseline in percent, where both are known
+  // Validation loss by step, for each seed; empty without a completed run.
+  std::vector<std::map<int64_t, double>> validations;
 
   bool complete() const { return loss.count == static_cast<int>(losses.size()); }
 };
