@@ -20,7 +20,9 @@ Result<Recipe> LoadRecipe(const std::string& name_or_path) {
       name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".json");
   if (!is_path) return FindRecipe(name_or_path);
   ASSIGN_OR_RETURN(const std::string text, ReadFile(name_or_path, kMaxRecipeBytes));
-  Result<Recipe> recipe = ParseRecipeText(text);
+  const Result<Json> json = Json::Parse(text);
+  if (!json.ok()) return json.status().WithContext(name_or_path);
+  Result<Recipe> recipe = ParseRecipe((*json)["recipe"].is_object() ? (*json)["recipe"] : *json);
   if (!recipe.ok()) return recipe.status().WithContext(name_or_path);
   return recipe;
 }

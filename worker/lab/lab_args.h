@@ -13,7 +13,8 @@
 
 namespace nibble {
 
-// A file (a path with a '/' or ending in .json) or the name of a built-in row. NOT_FOUND for an
+// A file (a path with a '/' or ending in .json) or the name of a built-in row. The file holds a
+// recipe, or what `nibble recipes validate FILE -o json` prints of one. NOT_FOUND for an
 // unknown name, with the nearest one; INVALID_ARGUMENT or UNIMPLEMENTED as ParseRecipe, with the
 // path before it.
 Result<Recipe> LoadRecipe(const std::string& name_or_path);

@@ -116,6 +116,9 @@ TEST_F(LabTest, RecipesComeByNameAndFromFiles) {
   mine.name = "mine";
   ASSERT_TRUE(AtomicWriteFile(path, RecipeToJson(mine).Dump()).ok());
   EXPECT_EQ(LoadRecipe(path)->name, "mine");
+  const Json report = Json::Object({{"recipe", RecipeToJson(mine)}, {"warnings", Json::Array()}});
+  ASSERT_TRUE(AtomicWriteFile(path, report.Dump()).ok());
+  EXPECT_EQ(LoadRecipe(path)->name, "mine");
   ASSERT_TRUE(AtomicWriteFile(path, "{\"name\":\"x\",\"linear\":{\"Qf\":{}}}").ok());
   const Status bad = LoadRecipe(path).status();
   EXPECT_NE(bad.message().find(path), std::string::npos) << bad.ToString();
