@@ -147,7 +147,7 @@ int64_t CpuBackend::workspace_bytes() const {
   int64_t total =
       code_reference_.size_bytes() + code_workspace_.size_bytes() + groups_.size_bytes();
   for (const Buffer* buffer :
-       {&rope_table_, &norm_partials_, &attention_scratch_, &attention_rounded_, &gemm_a_, &gemm_b_,
+       {&rope_table_, &norm_partials_, &attention_scratch_, &attention_packed_, &gemm_a_, &gemm_b_,
         &reduce_partials_, &histogram_, &row_stats_, &column_stats_, &code_scales_}) {
     total += buffer->capacity_bytes();
   }

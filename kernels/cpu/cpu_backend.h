@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -95,8 +94,6 @@ class CpuBackend final : public Backend {
  private:
   // A view of the workspace `buffer`, grown when needed.
   Result<float*> Workspace(Buffer& buffer, int64_t floats);
-  // Replaces each view by a copy rounded to BF16, valid until the next attention call.
-  Status RoundOperands(std::initializer_list<ConstTensorView*> operands);
   Status Rope(const RopeParams& params, TensorView x, bool inverse);
   // The (cos, sin) table for positions [0, positions), grown when needed.
   Result<const float*> RopeTable(const RopeParams& params, int64_t positions);
@@ -128,7 +125,7 @@ class CpuBackend final : public Backend {
   std::unordered_map<void*, int64_t> allocations_;
 
   // Workspaces, one per purpose so that operations may call each other.
-  Buffer rope_table_, norm_partials_, attention_scratch_, attention_rounded_, gemm_a_, gemm_b_;
+  Buffer rope_table_, norm_partials_, attention_scratch_, attention_packed_, gemm_a_, gemm_b_;
   Buffer reduce_partials_, histogram_, row_stats_, column_stats_, code_scales_;
   codes::ReferenceWorkspace code_reference_;
   codes::FastWorkspace code_workspace_;

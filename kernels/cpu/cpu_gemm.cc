@@ -55,8 +55,8 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
   RETURN_IF_ERROR(CheckView("Gemm", "b", b, tb ? n : k, tb ? k : n));
   if (m == 0 || n == 0) return OkStatus();
   if (k == 0) return accumulate ? OkStatus() : Fill(out, 0.0f);
-  const FloatKernel* kernel = BestFloatKernel();
-  if (kernel != nullptr && std::min(m, n) >= kThin) {
+  const FloatKernel& kernel = BestFloatKernel();
+  if (kernel.fused && std::min(m, n) >= kThin) {
     const bool bf16 = mode == GemmMode::kBf16;
     const FloatProduct product{m,
                                n,
@@ -68,7 +68,7 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
                                n};
     ASSIGN_OR_RETURN(float* left, Workspace(gemm_a_, kPanelFloats));
     ASSIGN_OR_RETURN(float* right, Workspace(gemm_b_, kPanelFloats));
-    FloatGemm(*kernel, pool_, product, left, right);
+    FloatGemm(kernel, pool_, product, left, right);
     return OkStatus();
   }
   if (mode == GemmMode::kBf16) {

@@ -76,8 +76,8 @@ void MultiplyTile(const FloatKernel& kernel, const FloatProduct& p, const Block&
       const float* left_panel = left + padded_rows * d + i * depth;
       float* out = p.out + (b.row + i) * p.stride + b.col;
       for (int64_t j = col; j < col + cols; j += kernel.cols) {
-        RunTile(kernel, depth, left_panel, right + padded_cols * d + j * depth, accumulate,
-                row + rows - i, col + cols - j, out + j, p.stride);
+        RunTile(kernel, kernel.run, depth, left_panel, right + padded_cols * d + j * depth,
+                accumulate, row + rows - i, col + cols - j, out + j, p.stride);
       }
     }
   }

@@ -62,13 +62,14 @@ float At(const PanelSource& s, int64_t lane, int64_t k) {
   return s.bf16 ? formats::RoundBf16(x) : x;
 }
 
-// The definition: chains of fused multiply-adds over blocks of depths.
-float Expected(const FloatProduct& p, float before, int64_t i, int64_t j) {
+// The definition: chains of multiply-adds over blocks of depths.
+float Expected(const FloatProduct& p, bool fused, float before, int64_t i, int64_t j) {
   float value = before;
   for (int64_t block = 0; block < p.depth; block += kDepthBlock) {
     float sum = 0;
     for (int64_t k = block; k < std::min(p.depth, block + kDepthBlock); ++k) {
-      sum = std::fma(At(p.left, i, k), At(p.right, j, k), sum);
+      const float a = At(p.left, i, k), b = At(p.right, j, k);
+      sum = fused ? std::fma(a, b, sum) : sum + a * b;
     }
     value = block == 0 && !p.accumulate ? sum : value + sum;
   }
@@ -94,7 +95,8 @@ void CheckCase(const Case& c) {
       for (int64_t i = 0; i < c.shape.rows; ++i) {
         for (int64_t j = 0; j < c.shape.cols; ++j) {
           const auto at = static_cast<size_t>(i * c.shape.cols + j);
-          ASSERT_EQ(out[at], Expected(product, before[at], i, j)) << "row " << i << " column " << j;
+          ASSERT_EQ(out[at], Expected(product, (*kernel)->fused, before[at], i, j))
+              << "row " << i << " column " << j;
         }
       }
     }

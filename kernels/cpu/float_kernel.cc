@@ -11,11 +11,41 @@
 #endif
 
 namespace nibble::cpu {
-
-#if defined(__x86_64__)
 namespace {
 
+#if defined(__FP_FAST_FMAF) || defined(__aarch64__)
+constexpr bool kFusedByDefault = true;
+inline float MultiplyAdd(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+constexpr bool kFusedByDefault = false;
+inline float MultiplyAdd(float a, float b, float c) { return c + a * b; }
+#endif
+
+constexpr int kPlainRows = 4, kPlainCols = 16;
+
+template <int kLaneStride, int kDepthStride>
+void RunPlain(int64_t depth, const float* left, const float* right, bool accumulate, float* c,
+              int64_t ldc) {
+  float sums[kPlainRows][kPlainCols] = {};
+  for (int64_t k = 0; k < depth; ++k, left += kDepthStride, right += kPlainCols) {
+    for (int i = 0; i < kPlainRows; ++i) {
+      const float l = left[i * kLaneStride];
+      for (int j = 0; j < kPlainCols; ++j) sums[i][j] = MultiplyAdd(l, right[j], sums[i][j]);
+    }
+  }
+  for (int i = 0; i < kPlainRows; ++i) {
+    float* row = c + i * ldc;
+    for (int j = 0; j < kPlainCols; ++j) row[j] = accumulate ? row[j] + sums[i][j] : sums[i][j];
+  }
+}
+
+constexpr FloatKernel kPlain{"portable", kFusedByDefault,         kPlainRows,
+                             kPlainCols, RunPlain<1, kPlainRows>, RunPlain<kPlainCols, 1>};
+
+#if defined(__x86_64__)
+
 // 6 x 16: 12 accumulators, two right vectors and one broadcast in the 16 registers of AVX2.
+template <int kLaneStride, int kDepthStride>
 __attribute__((target("avx2,fma"))) void RunAvx2(int64_t depth, const float* left,
                                                  const float* right, bool accumulate, float* c,
                                                  int64_t ldc) {
@@ -32,11 +62,11 @@ __attribute__((target("avx2,fma"))) void RunAvx2(int64_t depth, const float* lef
     const __m256 r1 = _mm256_load_ps(right + 8);
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) {
-      const __m256 l = _mm256_broadcast_ss(left + i);
+      const __m256 l = _mm256_broadcast_ss(left + i * kLaneStride);
       low[i] = _mm256_fmadd_ps(l, r0, low[i]);
       high[i] = _mm256_fmadd_ps(l, r1, high[i]);
     }
-    left += kRows;
+    left += kDepthStride;
     right += 16;
   }
 #pragma GCC unroll 6
@@ -52,6 +82,7 @@ __attribute__((target("avx2,fma"))) void RunAvx2(int64_t depth, const float* lef
 }
 
 // 12 x 32: 24 accumulators of the 32 registers.
+template <int kLaneStride, int kDepthStride>
 __attribute__((target("avx512f"))) void RunAvx512(int64_t depth, const float* left,
                                                   const float* right, bool accumulate, float* c,
                                                   int64_t ldc) {
@@ -69,11 +100,11 @@ __attribute__((target("avx512f"))) void RunAvx512(int64_t depth, const float* le
     const __m512 r1 = _mm512_load_ps(right + 16);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-      const __m512 l = _mm512_set1_ps(left[i]);
+      const __m512 l = _mm512_set1_ps(left[i * kLaneStride]);
       low[i] = _mm512_fmadd_ps(l, r0, low[i]);
       high[i] = _mm512_fmadd_ps(l, r1, high[i]);
     }
-    left += kRows;
+    left += kDepthStride;
     right += 32;
   }
 #pragma GCC unroll 12
@@ -88,8 +119,8 @@ __attribute__((target("avx512f"))) void RunAvx512(int64_t depth, const float* le
   }
 }
 
-constexpr FloatKernel kAvx2{"AVX2", 6, 16, RunAvx2};
-constexpr FloatKernel kAvx512{"AVX-512", 12, 32, RunAvx512};
+constexpr FloatKernel kAvx2{"AVX2", true, 6, 16, RunAvx2<1, 6>, RunAvx2<16, 1>};
+constexpr FloatKernel kAvx512{"AVX-512", true, 12, 32, RunAvx512<1, 12>, RunAvx512<32, 1>};
 
 // formats::RoundBf16 of four numbers.
 inline __m128 Round(__m128 x) {
@@ -134,6 +165,9 @@ int64_t TurnPanel(const PanelSource& s, int64_t depth, int64_t width, float* out
     const int64_t end = std::min(whole, block + kTurnDepth);
     for (int64_t group = 0; group < width; group += 4) {
       const int64_t lane = std::min(group, width - 4);
+      for (int64_t i = lane + width; i < lane + width + 4; ++i) {
+        __builtin_prefetch(s.x + i * s.lane_stride + block);  // the panel after this one
+      }
       for (int64_t k = block; k < end; k += 4) {
         TurnFour<kRound>(s.x + lane * s.lane_stride + k, s.lane_stride, out + k * width + lane,
                          width);
@@ -188,37 +222,33 @@ int64_t CopyFullPanels(const PanelSource& s, int64_t panels, int64_t depth, int6
   }
 }
 
-}  // namespace
 #endif
-
-const FloatKernel* const* FloatKernels() {
-#if defined(__x86_64__)
-  static const FloatKernel* const kAll[] = {&kAvx512, &kAvx2, nullptr};
-  if (__builtin_cpu_supports("avx512f")) return kAll;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAll + 1;
-  return kAll + 2;
-#else
-  static const FloatKernel* const kNone[] = {nullptr};
-  return kNone;
-#endif
-}
-
-const FloatKernel* BestFloatKernel() { return FloatKernels()[0]; }
-
-namespace {
 
 // Lanes of one panel at depths from `first` on, number by number.
 void PackSlowly(const PanelSource& s, int64_t lanes, int64_t first, int64_t depth, int64_t width,
                 float* out) {
-  for (int64_t k = first; k < depth; ++k) {
-    for (int64_t lane = 0; lane < width; ++lane) {
-      const float x = lane < lanes ? s.x[lane * s.lane_stride + k * s.depth_stride] : 0.0f;
-      out[k * width + lane] = s.bf16 ? formats::RoundBf16(x) : x;
-    }
+  std::fill(out + first * width, out + depth * width, 0.0f);
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const float* from = s.x + lane * s.lane_stride;
+    for (int64_t k = first; k < depth; ++k) out[k * width + lane] = from[k * s.depth_stride];
   }
+  if (!s.bf16) return;
+  for (int64_t i = first * width; i < depth * width; ++i) out[i] = formats::RoundBf16(out[i]);
 }
 
 }  // namespace
+
+const FloatKernel* const* FloatKernels() {
+#if defined(__x86_64__)
+  static const FloatKernel* const kAll[] = {&kAvx512, &kAvx2, &kPlain, nullptr};
+  if (__builtin_cpu_supports("avx512f")) return kAll;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAll + 1;
+  return kAll + 2;
+#else
+  static const FloatKernel* const kAll[] = {&kPlain, nullptr};
+  return kAll;
+#endif
+}
 
 void PackPanels(const PanelSource& source, int64_t lanes, int64_t depth, int64_t width,
                 int64_t panel_stride, float* out) {
@@ -243,16 +273,36 @@ void PackPanels(const PanelSource& source, int64_t lanes, int64_t depth, int64_t
   }
 }
 
-void RunTile(const FloatKernel& kernel, int64_t depth, const float* left, const float* right,
-             bool accumulate, int64_t rows, int64_t cols, float* c, int64_t ldc) {
+void TransposeInto(const float* x, int64_t stride, int64_t rows, int64_t cols, float* out,
+                   int64_t out_stride) {
+  int64_t whole_rows = 0, whole_cols = 0;
+#if defined(__x86_64__)
+  whole_rows = rows / 4 * 4;
+  whole_cols = cols / 4 * 4;
+  for (int64_t c = 0; c < whole_cols; c += 4) {
+    for (int64_t r = 0; r < whole_rows; r += 4) {
+      TurnFour<false>(x + r * stride + c, stride, out + c * out_stride + r, out_stride);
+    }
+  }
+#endif
+  for (int64_t c = 0; c < cols; ++c) {
+    for (int64_t r = c < whole_cols ? whole_rows : 0; r < rows; ++r) {
+      out[c * out_stride + r] = x[r * stride + c];
+    }
+  }
+}
+
+void RunTile(const FloatKernel& kernel, FloatKernel::Run run, int64_t depth, const float* left,
+             const float* right, bool accumulate, int64_t rows, int64_t cols, float* c,
+             int64_t ldc) {
   if (rows >= kernel.rows && cols >= kernel.cols) {
-    kernel.run(depth, left, right, accumulate, c, ldc);
+    run(depth, left, right, accumulate, c, ldc);
     return;
   }
   alignas(64) float tile[kMostKernelRows * kMostKernelCols];
   const int64_t wide = std::min(cols, kernel.cols);
   const int64_t high = std::min(rows, kernel.rows);
-  kernel.run(depth, left, right, false, tile, kernel.cols);
+  run(depth, left, right, false, tile, kernel.cols);
   for (int64_t i = 0; i < high; ++i) {
     for (int64_t j = 0; j < wide; ++j) {
       const float value = tile[i * kernel.cols + j];

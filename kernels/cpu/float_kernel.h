@@ -3,9 +3,9 @@
 // FloatKernel: the register tile of FP32 products, and the panels it reads.
 //
 // Purpose: GEMM and attention multiply packed panels with one inner kernel per instruction set.
-// Every element of a product is one chain of fused multiply-adds in ascending depth, so neither the
-// size of the register tile nor the way a product is cut into tiles changes a bit: results are the
-// same with AVX2 and AVX-512, and for any number of threads.
+// Every element of a product is one chain of multiply-adds in ascending depth, so neither the size
+// of the register tile nor the way a product is cut into tiles changes a bit: results are the same
+// for any number of threads and for every kernel that fuses (AVX2, AVX-512, Arm).
 // Panels: `width` lanes side by side, depth by depth: panel[k * width + lane]. Unused lanes of the
 // last panel are zero. Thread-safety: pure functions.
 #pragma once
@@ -16,21 +16,26 @@ namespace nibble::cpu {
 
 struct FloatKernel {
   const char* name;  // instruction set
+  bool fused;        // sums are chains of fused multiply-adds; else product and sum are rounded
   int64_t rows;      // lanes of a left panel, one broadcast each
-  int64_t cols;      // lanes of a right panel, whole vectors
+  int64_t cols;      // lanes of a right panel, whole vectors: a multiple of 16
   // c (rows x cols, row stride ldc) = sum over k of left[k] right[k]^T, plus c when `accumulate`.
   // right is 64-byte aligned.
-  void (*run)(int64_t depth, const float* left, const float* right, bool accumulate, float* c,
-              int64_t ldc);
+  using Run = void (*)(int64_t depth, const float* left, const float* right, bool accumulate,
+                       float* c, int64_t ldc);
+  Run run;
+  // The same with a left operand that lies as `run` leaves a tile of ldc == cols: lane i at depth k
+  // is left[i * cols + k].
+  Run run_tile;
 };
 
 inline constexpr int64_t kMostKernelRows = 12;
 inline constexpr int64_t kMostKernelCols = 32;
 
-// The widest kernel this CPU runs; nullptr where there is none (no AVX2 with FMA).
-const FloatKernel* BestFloatKernel();
-// All kernels this CPU runs, widest first, ended by nullptr.
+// All kernels this CPU runs, widest first, ended by nullptr; the last is plain C++ and always
+// there.
 const FloatKernel* const* FloatKernels();
+inline const FloatKernel& BestFloatKernel() { return *FloatKernels()[0]; }
 
 // Where a panel's numbers come from: lane l at depth k is x[l * lane_stride + k * depth_stride];
 // one of the strides is 1.
@@ -46,9 +51,14 @@ struct PanelSource {
 void PackPanels(const PanelSource& source, int64_t lanes, int64_t depth, int64_t width,
                 int64_t panel_stride, float* out);
 
-// c (rows x cols of the tile that exist) like FloatKernel::run; a part of a tile goes through a
-// buffer on the stack.
-void RunTile(const FloatKernel& kernel, int64_t depth, const float* left, const float* right,
-             bool accumulate, int64_t rows, int64_t cols, float* c, int64_t ldc);
+// out[c * out_stride + r] = x[r * stride + c] for r < rows, c < cols.
+void TransposeInto(const float* x, int64_t stride, int64_t rows, int64_t cols, float* out,
+                   int64_t out_stride);
+
+// c (rows x cols, as many as exist of the tile) by kernel.run or kernel.run_tile; a part of a tile
+// goes through a buffer on the stack.
+void RunTile(const FloatKernel& kernel, FloatKernel::Run run, int64_t depth, const float* left,
+             const float* right, bool accumulate, int64_t rows, int64_t cols, float* c,
+             int64_t ldc);
 
 }  // namespace nibble::cpu

@@ -71,15 +71,15 @@ inline float LargestOf(const float* x, int64_t n) {
   return max;
 }
 
-inline float FoldLanes(const float* lanes) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum;
-}
-inline double FoldLanes(const double* lanes) {
-  double sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum;
+// Halves onto each other until one is left: ((0+8)+(4+12)) + ...
+template <typename Number>
+inline Number FoldLanes(const Number* lanes) {
+  Number sums[kLanes / 2];
+  for (int i = 0; i < kLanes / 2; ++i) sums[i] = lanes[i] + lanes[i + kLanes / 2];
+  for (int width = kLanes / 4; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) sums[i] += sums[i + width];
+  }
+  return sums[0];
 }
 
 }  // namespace nibble::cpu

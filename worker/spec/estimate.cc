@@ -88,11 +88,14 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
 }
 
 // Work memory of the CPU backend: the packed operands of a product, the same for every model, and
-// attention's operands rounded to BF16.
-int64_t WorkspaceBytes(const ModelConfig& m, const Recipe& recipe, const BufferPlan& plan) {
+// the keys and values of a micro-batch as attention packs them, dimensions and positions rounded up
+// to the 12 lanes of a register tile.
+int64_t WorkspaceBytes(const ModelConfig& m, const BufferPlan& plan, int64_t seq_len) {
   constexpr int64_t kPackedOperandBytes = int64_t{12} << 20;
-  if (!recipe.rounds_to_bf16()) return kPackedOperandBytes;
-  return kPackedOperandBytes + 2 * plan.tokens * (m.hidden_size + m.kv_size()) * kFloatBytes;
+  constexpr int64_t kLanes = 12;
+  const auto round_up = [](int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; };
+  const int64_t head = round_up(seq_len) * m.head_dim() + seq_len * round_up(m.head_dim());
+  return kPackedOperandBytes + plan.tokens / seq_len * m.kv_heads * head * kFloatBytes;
 }
 
 }  // namespace
@@ -126,7 +129,7 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   estimate.memory.optimizer = 2 * state_bytes;
   const BufferPlan plan =
       PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len);
-  estimate.memory.activations = plan.arena_bytes + WorkspaceBytes(model, recipe, plan);
+  estimate.memory.activations = plan.arena_bytes + WorkspaceBytes(model, plan, config.data.seq_len);
   estimate.memory.quantized = QuantizedBytes(model, recipe, plan.tokens);
   return estimate;
 }
