@@ -66,8 +66,8 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
                                accumulate,
                                out.f32(),
                                n};
-    ASSIGN_OR_RETURN(float* left, Workspace(gemm_a_, kPanelFloats));
-    ASSIGN_OR_RETURN(float* right, Workspace(gemm_b_, kPanelFloats));
+    ASSIGN_OR_RETURN(float* left, Workspace(gemm_a_, pool_.threads() * kLeftFloats));
+    ASSIGN_OR_RETURN(float* right, Workspace(gemm_b_, kRightFloats));
     FloatGemm(kernel, pool_, product, left, right);
     return OkStatus();
   }

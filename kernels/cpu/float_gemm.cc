@@ -6,12 +6,14 @@
 namespace nibble::cpu {
 namespace {
 
-// A tile's right panels (kDepthBlock x kTileCols, 384 KiB) stay in the second-level cache while its
-// left panels pass, each from the first.
+// A thread packs kTileRows rows of the left operand for itself (192 KiB a depth block) and
+// multiplies them by kTileCols columns after another (384 KiB): both stay in its second-level
+// cache.
+constexpr int64_t kTileRows = 96;  // whole panels of every kernel: 8 x 12, 16 x 6
 constexpr int64_t kTileCols = 192;
-constexpr int64_t kTileRows = 240;
-constexpr int64_t kTilesPerThread = 4;  // the more, the more evenly they end; results are the same
-constexpr int64_t kPackLanes = 96;      // whole panels of every kernel: 3 x 32, 8 x 12, 16 x 6
+constexpr int64_t kTaskCols = 1536;     // packed left rows serve at least so many columns
+constexpr int64_t kTasksPerThread = 4;  // the more, the more evenly they end; results are the same
+constexpr int64_t kPackLanes = 96;      // whole right panels: 3 x 32, 6 x 16
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
@@ -21,9 +23,9 @@ int64_t EvenPiece(int64_t lanes, int64_t most, int64_t width) {
   return RoundUp(CeilDiv(lanes, CeilDiv(lanes, most)), width);
 }
 
-// A part of the product small enough for the panels: [row, row + rows) and so on.
+// A part of the product whose right operand is packed: columns and depths from (col, depth).
 struct Block {
-  int64_t row, rows, col, cols, first_depth, depth;
+  int64_t col, cols, first_depth, depth;
 };
 
 PanelSource At(PanelSource source, int64_t lane, int64_t depth) {
@@ -31,7 +33,7 @@ PanelSource At(PanelSource source, int64_t lane, int64_t depth) {
   return source;
 }
 
-// How an operand is packed: pieces of lanes x depths, along memory where it runs.
+// How the right operand is packed: pieces of lanes x depths, along memory where it runs.
 struct Packing {
   PanelSource source;
   int64_t lanes, depth, width;
@@ -65,37 +67,41 @@ struct Packing {
   }
 };
 
-void MultiplyTile(const FloatKernel& kernel, const FloatProduct& p, const Block& b, int64_t row,
-                  int64_t rows, int64_t col, int64_t cols, const float* left, const float* right) {
-  const int64_t padded_rows = RoundUp(b.rows, kernel.rows);
+// Rows [row, row + rows) by columns [col, col + cols) of a block. left: a thread's own panels.
+void MultiplyTask(const FloatKernel& kernel, const FloatProduct& p, const Block& b, int64_t row,
+                  int64_t rows, int64_t col, int64_t cols, float* left, const float* right) {
   const int64_t padded_cols = RoundUp(b.cols, kernel.cols);
   for (int64_t d = 0; d < b.depth; d += kDepthBlock) {
     const int64_t depth = std::min(kDepthBlock, b.depth - d);
     const bool accumulate = p.accumulate || b.first_depth + d > 0;
-    for (int64_t i = row; i < row + rows; i += kernel.rows) {
-      const float* left_panel = left + padded_rows * d + i * depth;
-      float* out = p.out + (b.row + i) * p.stride + b.col;
-      for (int64_t j = col; j < col + cols; j += kernel.cols) {
-        RunTile(kernel, kernel.run, depth, left_panel, right + padded_cols * d + j * depth,
-                accumulate, row + rows - i, col + cols - j, out + j, p.stride);
+    PackPanels(At(p.left, row, b.first_depth + d), rows, depth, kernel.rows, kernel.rows * depth,
+               left);
+    for (int64_t tile = col; tile < col + cols; tile += kTileCols) {
+      const int64_t end = std::min(tile + kTileCols, col + cols);
+      for (int64_t i = 0; i < rows; i += kernel.rows) {
+        float* out = p.out + (row + i) * p.stride + b.col;
+        for (int64_t j = tile; j < end; j += kernel.cols) {
+          RunTile(kernel, kernel.run, depth, left + i * depth, right + padded_cols * d + j * depth,
+                  accumulate, rows - i, end - j, out + j, p.stride);
+        }
       }
     }
   }
 }
 
 void MultiplyBlock(const FloatKernel& kernel, ThreadPool& pool, const FloatProduct& p,
-                   const Block& b, const float* left, const float* right) {
-  const int64_t cols = EvenPiece(b.cols, kTileCols, kernel.cols);
+                   const Block& b, float* left, const float* right) {
+  const int64_t cols = EvenPiece(b.cols, kTaskCols, kTileCols);
   const int64_t across = CeilDiv(b.cols, cols);
   const int64_t most_rows = std::clamp(
-      CeilDiv(b.rows, CeilDiv(kTilesPerThread * pool.threads(), across)), kernel.rows, kTileRows);
-  const int64_t rows = EvenPiece(b.rows, most_rows, kernel.rows);
-  const int64_t down = CeilDiv(b.rows, rows);
-  pool.Run(across * down, [&](int64_t tile, int) {
-    const int64_t row = tile % down * rows;
-    const int64_t col = tile / down * cols;
-    MultiplyTile(kernel, p, b, row, std::min(rows, b.rows - row), col, std::min(cols, b.cols - col),
-                 left, right);
+      CeilDiv(p.rows, CeilDiv(kTasksPerThread * pool.threads(), across)), kernel.rows, kTileRows);
+  const int64_t rows = EvenPiece(p.rows, most_rows, kernel.rows);
+  const int64_t down = CeilDiv(p.rows, rows);
+  pool.Run(across * down, [&](int64_t task, int worker) {
+    const int64_t row = task % down * rows;
+    const int64_t col = task / down * cols;
+    MultiplyTask(kernel, p, b, row, std::min(rows, p.rows - row), col, std::min(cols, b.cols - col),
+                 left + worker * kLeftFloats, right);
   });
 }
 
@@ -103,33 +109,19 @@ void MultiplyBlock(const FloatKernel& kernel, ThreadPool& pool, const FloatProdu
 
 void FloatGemm(const FloatKernel& kernel, ThreadPool& pool, const FloatProduct& p,
                float* left_panels, float* right_panels) {
-  // Depth first: few passes over the result. Then as many lanes as the panels hold.
-  const int64_t widest = std::clamp(RoundUp(std::max(p.rows, p.cols), kPackLanes), kPackLanes,
-                                    kPanelFloats / kDepthBlock);
-  const int64_t depth_limit = kPanelFloats / widest / kDepthBlock * kDepthBlock;
+  // As much depth as fits first: few passes over the result.
+  const int64_t widest =
+      std::clamp(RoundUp(p.cols, kPackLanes), kPackLanes, kRightFloats / kDepthBlock);
+  const int64_t depth_limit = kRightFloats / widest / kDepthBlock * kDepthBlock;
   const int64_t depths = EvenPiece(p.depth, depth_limit, kDepthBlock);
-  const int64_t lane_limit = kPanelFloats / std::min(depths, p.depth) / kPackLanes * kPackLanes;
-  const int64_t rows = EvenPiece(p.rows, lane_limit, kPackLanes);
+  const int64_t lane_limit = kRightFloats / std::min(depths, p.depth) / kPackLanes * kPackLanes;
   const int64_t cols = EvenPiece(p.cols, lane_limit, kPackLanes);
   for (int64_t col = 0; col < p.cols; col += cols) {
     for (int64_t depth = 0; depth < p.depth; depth += depths) {
-      for (int64_t row = 0; row < p.rows; row += rows) {
-        const Block b{row,   std::min(rows, p.rows - row),     col, std::min(cols, p.cols - col),
-                      depth, std::min(depths, p.depth - depth)};
-        const Packing left(At(p.left, b.row, b.first_depth), b.rows, b.depth, kernel.rows,
-                           left_panels);
-        const Packing right(At(p.right, b.col, b.first_depth), b.cols, b.depth, kernel.cols,
-                            right_panels);
-        const int64_t right_pieces = row == 0 ? right.pieces() : 0;
-        pool.Run(right_pieces + left.pieces(), [&](int64_t piece, int) {
-          if (piece < right_pieces) {
-            right.Pack(piece);
-          } else {
-            left.Pack(piece - right_pieces);
-          }
-        });
-        MultiplyBlock(kernel, pool, p, b, left_panels, right_panels);
-      }
+      const Block b{col, std::min(cols, p.cols - col), depth, std::min(depths, p.depth - depth)};
+      const Packing right(At(p.right, col, depth), b.cols, b.depth, kernel.cols, right_panels);
+      pool.Run(right.pieces(), [&](int64_t piece, int) { right.Pack(piece); });
+      MultiplyBlock(kernel, pool, p, b, left_panels, right_panels);
     }
   }
 }

@@ -2,12 +2,12 @@
 //
 // FloatGemm: blocked FP32 matrix product on packed panels.
 //
-// Purpose: the training step's dense products. Both operands are packed once per block by the whole
-// pool and then shared by every tile; rounding to BF16 happens while packing.
-// Numerics: out[i][j] = sum over blocks of kDepthBlock depths, in order, of one chain of fused
-// multiply-adds each: a function of the operands alone, whatever the kernel, tiles and threads.
-// Thread-safety: one caller per pool. Ownership: borrows everything; `left_panels` and
-// `right_panels` hold kPanelFloats each, 64-byte aligned, and grow with nothing.
+// Purpose: the training step's dense products. The right operand is packed block by block by the
+// whole pool and shared by all; each thread packs the rows of the left operand it works on.
+// Rounding to BF16 happens while packing. Numerics: out[i][j] = sum over blocks of kDepthBlock
+// depths, in order, of one chain of fused multiply-adds each: a function of the operands alone,
+// whatever the kernel, tiles and threads. Thread-safety: one caller per pool. Ownership: borrows
+// everything.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,9 @@
 namespace nibble::cpu {
 
 inline constexpr int64_t kDepthBlock = 512;
-// Packed operands of one block, in floats: 6 MiB each, so that both stay in a last-level cache.
-inline constexpr int64_t kPanelFloats = int64_t{3} << 19;
+// Packed right operand of one block, in floats: 6 MiB, to stay in a last-level cache.
+inline constexpr int64_t kRightFloats = int64_t{3} << 19;
+inline constexpr int64_t kLeftFloats = 96 * kDepthBlock;  // of one thread
 
 struct FloatProduct {
   int64_t rows = 0, cols = 0, depth = 0;
@@ -30,6 +31,8 @@ struct FloatProduct {
   int64_t stride = 0;
 };
 
+// left_panels: kLeftFloats for each thread of the pool; right_panels: kRightFloats, 64-byte
+// aligned.
 void FloatGemm(const FloatKernel& kernel, ThreadPool& pool, const FloatProduct& product,
                float* left_panels, float* right_panels);
 

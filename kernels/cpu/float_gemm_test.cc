@@ -84,7 +84,7 @@ void CheckCase(const Case& c) {
   const std::vector<float> left = Numbers(c.shape.rows * c.shape.depth, 1);
   const std::vector<float> right = Numbers(c.shape.cols * c.shape.depth, 2);
   const std::vector<float> before = Numbers(c.shape.rows * c.shape.cols, 3);
-  const Aligned left_panels(kPanelFloats), right_panels(kPanelFloats);
+  const Aligned left_panels(3 * kLeftFloats), right_panels(kRightFloats);
   for (const FloatKernel* const* kernel = FloatKernels(); *kernel != nullptr; ++kernel) {
     SCOPED_TRACE((*kernel)->name);
     for (const int threads : {1, 3}) {

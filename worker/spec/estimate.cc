@@ -91,7 +91,7 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
 // the keys and values of a micro-batch as attention packs them, dimensions and positions rounded up
 // to the 12 lanes of a register tile.
 int64_t WorkspaceBytes(const ModelConfig& m, const BufferPlan& plan, int64_t seq_len) {
-  constexpr int64_t kPackedOperandBytes = int64_t{12} << 20;
+  constexpr int64_t kPackedOperandBytes = int64_t{6} << 20;
   constexpr int64_t kLanes = 12;
   const auto round_up = [](int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; };
   const int64_t head = round_up(seq_len) * m.head_dim() + seq_len * round_up(m.head_dim());
