@@ -320,7 +320,7 @@ void CommandLine::AddRecipeCommand() {
       "recipes", "List, show and check recipes", "nibble recipes show nvfp4_te",
       [this](CliContext& context) { return RunRecipes(context, recipes_); },
       {"table", "json", "yaml", "name"}, Positional::kRecipe);
-  recipes->add_option("action", recipes_.action, "list, show NAME or validate FILE")
+  recipes->add_option("action", recipes_.action, "list, show NAME|FILE or validate FILE")
       ->required()
       ->check(CLI::IsMember({"list", "show", "validate"}))
       ->type_name("ACTION");

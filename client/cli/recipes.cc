@@ -64,16 +64,20 @@ int List(CliContext& context) {
 }
 
 int Show(CliContext& context, const Recipe& recipe) {
-  if (context.output == OutputFormat::kYaml) {  // as a file to start from
-    context.out << JsonToYaml(RecipeToJson(recipe));
-  } else if (context.output == OutputFormat::kName) {
+  if (context.output == OutputFormat::kName) {
     context.out << recipe.name << "\n";
-  } else if (!context.PrintStructured(ReportJson(recipe))) {
+  } else if (!context.PrintStructured(RecipeToJson(recipe))) {  // as a file to start from
     context.out << recipe.name << ": " << recipe.summary << "\n";
     PrintMeaning(context, recipe);
   }
   context.out.flush();
   return kExitOk;
+}
+
+// A file rather than a row's name.
+bool IsPath(const std::string& target) {
+  return target.find('/') != std::string::npos || target == "-" || target.ends_with(".yaml") ||
+         target.ends_with(".yml") || target.ends_with(".json");
 }
 
 int Validate(CliContext& context, const std::string& path) {
@@ -102,7 +106,9 @@ int RunRecipes(CliContext& context, const RecipesOptions& options) {
   }
   if (list) return List(context);
   if (options.action == "validate") return Validate(context, options.target);
-  const Result<Recipe> recipe = FindRecipe(options.target);
+  const bool file = IsPath(options.target);
+  const Result<Recipe> recipe = file ? ReadRecipeFile(options.target) : FindRecipe(options.target);
+  if (file && !recipe.ok()) return context.FailSpec(recipe.status());
   return recipe.ok() ? Show(context, *recipe) : context.Fail(recipe.status());
 }
 
