@@ -51,7 +51,9 @@ Status CheckExecutable(const Recipe& recipe) {
   const auto absent = [](const char* what) {
     return UnimplementedError(std::string(what) + " is not executed in this build");
   };
-  if (!recipe.overrides.empty()) return absent("overrides");
+  for (const Override& override : recipe.overrides) {
+    RETURN_IF_ERROR(CheckExecutable(override.linear));
+  }
   if (!recipe.stages.empty()) return absent("stages");
   if (recipe.weight_rule.enabled) return absent("weight_rule");
   if (!(recipe.state == StatePrecision{})) return absent("optimizer state other than fp32");

@@ -69,7 +69,11 @@ BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t s
   plan.hidden_grad = arena.Take(t, f);
   const int layers = static_cast<int>(model.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    const bool keep = KeepsLinearInput(recipe.LinearFor(LinearKind::kQuery, layer, layers));
+    // One layer that borrows its input keeps those of the block.
+    bool keep = false;
+    for (int kind = 0; kind < kLinearKinds; ++kind) {
+      keep |= KeepsLinearInput(recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers));
+    }
     plan.blocks.push_back(PlanBlock(arena, model, plan, keep, sequences, seq_len));
   }
   plan.output = arena.Take(t, d);

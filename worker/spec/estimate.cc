@@ -2,6 +2,7 @@
 #include "worker/spec/estimate.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "worker/spec/buffer_plan.h"
@@ -44,19 +45,28 @@ int64_t CopyBytes(const Quant& quant, int64_t rows, int64_t cols) {
          entries * (kFloatBytes + (quant.pre.comp == OccComp::kE4M3 ? 1 : kFloatBytes));
 }
 
-// Quantized copies of one block's inputs and weights.
-int64_t BlockQuantizedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
+// Quantized copies of one block's inputs and weights. Layers with the same input and recipe share
+// its copy.
+int64_t BlockQuantizedBytes(const ModelConfig& m,
+                            const std::array<LinearRecipe, kLinearKinds>& recipes, int64_t tokens) {
+  static constexpr int kInputOf[kLinearKinds] = {0, 0, 0, 1, 2, 2, 3};
+  const std::array<LinearShape, kLinearKinds> shapes = BlockLinears(m);
   int64_t bytes = 0;
-  for (const int64_t width : {m.hidden_size, m.hidden_size, m.hidden_size, m.intermediate_size}) {
-    bytes += CopyBytes(recipe.slot(Slot::kXf), tokens, width);
-    if (!recipe.SharesCodes(Slot::kXw)) {
-      bytes += CopyBytes(recipe.slot(Slot::kXw), tokens, width);
-    }
-  }
-  for (const LinearShape& shape : BlockLinears(m)) {
+  for (size_t kind = 0; kind < recipes.size(); ++kind) {
+    const LinearRecipe& recipe = recipes[kind];
+    const LinearShape& shape = shapes[kind];
     bytes += CopyBytes(recipe.slot(Slot::kWf), shape.out, shape.in);
     if (!recipe.SharesCodes(Slot::kWd)) {
       bytes += CopyBytes(recipe.slot(Slot::kWd), shape.out, shape.in);
+    }
+    bool shared = false;
+    for (size_t other = 0; other < kind; ++other) {
+      shared |= kInputOf[other] == kInputOf[kind] && recipes[other] == recipe;
+    }
+    if (shared) continue;
+    bytes += CopyBytes(recipe.slot(Slot::kXf), tokens, shape.in);
+    if (!recipe.SharesCodes(Slot::kXw)) {
+      bytes += CopyBytes(recipe.slot(Slot::kXw), tokens, shape.in);
     }
   }
   return bytes;
@@ -80,9 +90,12 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
   int64_t copies = 0, decoded = 0;
   const int layers = static_cast<int>(m.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    const LinearRecipe linear = recipe.LinearFor(LinearKind::kQuery, layer, layers);
-    copies += BlockQuantizedBytes(m, linear, tokens);
-    decoded = std::max(decoded, DecodedBytes(m, linear, tokens));
+    std::array<LinearRecipe, kLinearKinds> recipes;
+    for (size_t kind = 0; kind < recipes.size(); ++kind) {
+      recipes[kind] = recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers);
+      decoded = std::max(decoded, DecodedBytes(m, recipes[kind], tokens));
+    }
+    copies += BlockQuantizedBytes(m, recipes, tokens);
   }
   return copies + decoded;
 }

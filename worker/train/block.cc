@@ -21,20 +21,41 @@ size_t LinearIndex(BlockParameter which) {
 }  // namespace
 
 TransformerBlock::TransformerBlock(LinearWorkspace* workspace, const ModelConfig& model,
-                                   const LinearRecipe& recipe, int64_t layer,
-                                   Parameters* parameters, const BlockViews& views)
+                                   const std::array<LinearRecipe, kLinearKinds>& recipes,
+                                   int64_t layer, Parameters* parameters, const BlockViews& views)
     : backend_(workspace->backend()),
       model_(model),
       layer_(layer),
       parameters_(*parameters),
       views_(views) {
   const uint32_t stream = static_cast<uint32_t>(layer) * kStreamsPerBlock;
+  // By LinearKind.
+  static constexpr Input kSources[kLinearKinds] = {
+      kAttentionIn, kAttentionIn, kAttentionIn, kAttentionOut, kMlpIn, kMlpIn, kMlpHidden};
+  static constexpr size_t kFirstOf[kInputs] = {0, 3, 4, 6};  // a LinearKind
+  std::vector<const LinearRecipe*> of_input;
   for (int i = 0; i < kInputs; ++i) {
-    inputs_.emplace_back(workspace, recipe, stream + static_cast<uint32_t>(i));
+    of_input.push_back(&recipes[kFirstOf[i]]);
+    inputs_.emplace_back(workspace, *of_input.back(), stream + static_cast<uint32_t>(i));
+    input_sources_.push_back(static_cast<Input>(i));
+  }
+  for (size_t kind = 0; kind < recipes.size(); ++kind) {
+    size_t index = 0;
+    while (index < inputs_.size() &&
+           (input_sources_[index] != kSources[kind] || !(*of_input[index] == recipes[kind]))) {
+      ++index;
+    }
+    if (index == inputs_.size()) {  // streams above those of inputs and layers
+      const auto number = static_cast<uint32_t>(kLinearKinds) + static_cast<uint32_t>(index);
+      of_input.push_back(&recipes[kind]);
+      inputs_.emplace_back(workspace, recipes[kind], stream + number);
+      input_sources_.push_back(kSources[kind]);
+    }
+    input_index_[kind] = index;
   }
   for (const BlockParameter which : kLinears) {
     const auto number = static_cast<uint32_t>(kInputs + LinearIndex(which));
-    linears_.emplace_back(workspace, recipe, stream + number);
+    linears_.emplace_back(workspace, recipes[LinearIndex(which)], stream + number);
   }
 }
 
@@ -50,14 +71,24 @@ TensorView TransformerBlock::gradient(BlockParameter which) const {
   return parameters_.gradient(parameters_.IndexOf(layer_, which));
 }
 
-Status TransformerBlock::Project(const BlockPass& pass, BlockParameter which, Input input,
-                                 TensorView y) {
-  return linear(which).Forward(pass.step, inputs_[input], weight(which), pass.weight_version, y);
+Status TransformerBlock::SetInputs(const BlockPass& pass, Input source, ConstTensorView x) {
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    if (input_sources_[i] == source) RETURN_IF_ERROR(inputs_[i].Set(pass.step, x));
+  }
+  return OkStatus();
 }
 
-Status TransformerBlock::ProjectBackward(const BlockPass& pass, BlockParameter which, Input input,
+LinearInput& TransformerBlock::input_of(BlockParameter which) {
+  return inputs_[input_index_[LinearIndex(which)]];
+}
+
+Status TransformerBlock::Project(const BlockPass& pass, BlockParameter which, TensorView y) {
+  return linear(which).Forward(pass.step, input_of(which), weight(which), pass.weight_version, y);
+}
+
+Status TransformerBlock::ProjectBackward(const BlockPass& pass, BlockParameter which,
                                          ConstTensorView dy, TensorView dx, bool accumulate_dx) {
-  return linear(which).Backward(pass.step, dy, inputs_[input], weight(which), pass.weight_version,
+  return linear(which).Backward(pass.step, dy, input_of(which), weight(which), pass.weight_version,
                                 dx, accumulate_dx, gradient(which));
 }
 
@@ -77,36 +108,36 @@ Status TransformerBlock::Forward(const BlockPass& pass, TensorView output) {
 
   RETURN_IF_ERROR(backend_.RmsNormForward(v.input, weight(P::kInputNorm), epsilon, v.attention_in,
                                           v.input_rstd));
-  RETURN_IF_ERROR(inputs_[kAttentionIn].Set(pass.step, v.attention_in));
-  RETURN_IF_ERROR(Project(pass, P::kQuery, kAttentionIn, v.query));
-  RETURN_IF_ERROR(Project(pass, P::kKey, kAttentionIn, v.key));
-  RETURN_IF_ERROR(Project(pass, P::kValue, kAttentionIn, v.value));
+  RETURN_IF_ERROR(SetInputs(pass, kAttentionIn, v.attention_in));
+  RETURN_IF_ERROR(Project(pass, P::kQuery, v.query));
+  RETURN_IF_ERROR(Project(pass, P::kKey, v.key));
+  RETURN_IF_ERROR(Project(pass, P::kValue, v.value));
   RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.heads), v.query));
   RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.kv_heads), v.key));
   RETURN_IF_ERROR(
       backend_.AttentionForward(Attention(pass), v.query, v.key, v.value, v.attention_out, v.lse));
-  RETURN_IF_ERROR(inputs_[kAttentionOut].Set(pass.step, v.attention_out));
-  RETURN_IF_ERROR(Project(pass, P::kOutput, kAttentionOut, v.middle));
+  RETURN_IF_ERROR(SetInputs(pass, kAttentionOut, v.attention_out));
+  RETURN_IF_ERROR(Project(pass, P::kOutput, v.middle));
   RETURN_IF_ERROR(backend_.Add(v.middle, v.input, v.middle));
 
   RETURN_IF_ERROR(
       backend_.RmsNormForward(v.middle, weight(P::kPostNorm), epsilon, v.mlp_in, v.middle_rstd));
-  RETURN_IF_ERROR(inputs_[kMlpIn].Set(pass.step, v.mlp_in));
-  RETURN_IF_ERROR(Project(pass, P::kGate, kMlpIn, v.gate));
-  RETURN_IF_ERROR(Project(pass, P::kUp, kMlpIn, v.up));
+  RETURN_IF_ERROR(SetInputs(pass, kMlpIn, v.mlp_in));
+  RETURN_IF_ERROR(Project(pass, P::kGate, v.gate));
+  RETURN_IF_ERROR(Project(pass, P::kUp, v.up));
   RETURN_IF_ERROR(backend_.SwiGluForward(v.gate, v.up, v.mlp_hidden));
-  RETURN_IF_ERROR(inputs_[kMlpHidden].Set(pass.step, v.mlp_hidden));
-  RETURN_IF_ERROR(Project(pass, P::kDown, kMlpHidden, output));
+  RETURN_IF_ERROR(SetInputs(pass, kMlpHidden, v.mlp_hidden));
+  RETURN_IF_ERROR(Project(pass, P::kDown, output));
   return backend_.Add(output, v.middle, output);
 }
 
 Status TransformerBlock::MlpBackward(const BlockPass& pass, const GradientViews& g) {
   using P = BlockParameter;
   const BlockViews& v = views_;
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kDown, kMlpHidden, g.stream, g.hidden, false));
+  RETURN_IF_ERROR(ProjectBackward(pass, P::kDown, g.stream, g.hidden, false));
   RETURN_IF_ERROR(backend_.SwiGluBackward(g.hidden, v.gate, v.up, v.gate, v.up));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kGate, kMlpIn, v.gate, g.branch, false));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kUp, kMlpIn, v.up, g.branch, true));
+  RETURN_IF_ERROR(ProjectBackward(pass, P::kGate, v.gate, g.branch, false));
+  RETURN_IF_ERROR(ProjectBackward(pass, P::kUp, v.up, g.branch, true));
   // The residual path keeps the stream's gradient; the norm's path adds to it.
   return backend_.RmsNormBackward(g.branch, v.middle, weight(P::kPostNorm), v.middle_rstd, g.stream,
                                   true, gradient(P::kPostNorm));
@@ -116,14 +147,14 @@ Status TransformerBlock::Backward(const BlockPass& pass, const GradientViews& g)
   using P = BlockParameter;
   const BlockViews& v = views_;
   RETURN_IF_ERROR(MlpBackward(pass, g));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kOutput, kAttentionOut, g.stream, g.branch, false));
+  RETURN_IF_ERROR(ProjectBackward(pass, P::kOutput, g.stream, g.branch, false));
   RETURN_IF_ERROR(backend_.AttentionBackward(Attention(pass), g.branch, v.query, v.key, v.value,
                                              v.attention_out, v.lse, g.query, g.key, g.value));
   RETURN_IF_ERROR(backend_.RopeBackward(Rope(pass, model_.heads), g.query));
   RETURN_IF_ERROR(backend_.RopeBackward(Rope(pass, model_.kv_heads), g.key));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kQuery, kAttentionIn, g.query, g.branch, false));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kKey, kAttentionIn, g.key, g.branch, true));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kValue, kAttentionIn, g.value, g.branch, true));
+  RETURN_IF_ERROR(ProjectBackward(pass, P::kQuery, g.query, g.branch, false));
+  RETURN_IF_ERROR(ProjectBackward(pass, P::kKey, g.key, g.branch, true));
+  RETURN_IF_ERROR(ProjectBackward(pass, P::kValue, g.value, g.branch, true));
   return backend_.RmsNormBackward(g.branch, v.input, weight(P::kInputNorm), v.input_rstd, g.stream,
                                   true, gradient(P::kInputNorm));
 }

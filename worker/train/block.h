@@ -45,8 +45,11 @@ struct BlockPass {
 
 class TransformerBlock {
  public:
-  TransformerBlock(LinearWorkspace* workspace, const ModelConfig& model, const LinearRecipe& recipe,
-                   int64_t layer, Parameters* parameters, const BlockViews& views);
+  // `recipes` by LinearKind. Layers that read the same X share its quantized copy when their
+  // recipes are equal; otherwise each recipe has its own.
+  TransformerBlock(LinearWorkspace* workspace, const ModelConfig& model,
+                   const std::array<LinearRecipe, kLinearKinds>& recipes, int64_t layer,
+                   Parameters* parameters, const BlockViews& views);
 
   // Reads views.input; writes `output` (T, D), which may be the next block's input.
   Status Forward(const BlockPass& pass, TensorView output);
@@ -56,6 +59,8 @@ class TransformerBlock {
 
   const BlockViews& views() const { return views_; }
   const std::vector<LinearInput>& inputs() const { return inputs_; }
+  // Whether inputs()[index] belongs to attention, not to the MLP.
+  bool is_attention_input(size_t index) const { return input_sources_[index] <= kAttentionOut; }
   const std::vector<QuantizedLinear>& linears() const { return linears_; }
 
  private:
@@ -64,9 +69,12 @@ class TransformerBlock {
   QuantizedLinear& linear(BlockParameter which);
   TensorView weight(BlockParameter which) const;
   TensorView gradient(BlockParameter which) const;
-  Status Project(const BlockPass& pass, BlockParameter which, Input input, TensorView y);
-  Status ProjectBackward(const BlockPass& pass, BlockParameter which, Input input,
-                         ConstTensorView dy, TensorView dx, bool accumulate_dx);
+  // Quantizes x for every layer that reads it.
+  Status SetInputs(const BlockPass& pass, Input source, ConstTensorView x);
+  LinearInput& input_of(BlockParameter which);
+  Status Project(const BlockPass& pass, BlockParameter which, TensorView y);
+  Status ProjectBackward(const BlockPass& pass, BlockParameter which, ConstTensorView dy,
+                         TensorView dx, bool accumulate_dx);
   RopeParams Rope(const BlockPass& pass, int64_t heads) const;
   AttentionParams Attention(const BlockPass& pass) const;
   Status MlpBackward(const BlockPass& pass, const GradientViews& gradients);
@@ -76,8 +84,11 @@ class TransformerBlock {
   int64_t layer_;
   Parameters& parameters_;
   BlockViews views_;
-  std::vector<LinearInput> inputs_;       // by Input
-  std::vector<QuantizedLinear> linears_;  // q, k, v, o, gate, up, down
+  // The first recipe of each Input, in order; then further ones, where layers differ.
+  std::vector<LinearInput> inputs_;
+  std::vector<Input> input_sources_;                // of inputs_
+  std::array<size_t, kLinearKinds> input_index_{};  // into inputs_
+  std::vector<QuantizedLinear> linears_;            // q, k, v, o, gate, up, down
 };
 
 }  // namespace nibble

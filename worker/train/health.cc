@@ -8,8 +8,7 @@
 namespace nibble {
 namespace {
 
-// Layers and inputs of a block in forward order: the attention's come first.
-constexpr size_t kAttentionInputs = 2;   // of its norm, and of the output projection
+// Layers of a block in forward order: the attention's come first.
 constexpr size_t kAttentionLinears = 4;  // query, key, value, output
 
 struct BlockSums {
@@ -20,7 +19,7 @@ struct BlockSums {
 BlockSums SumsOf(const TransformerBlock& block, bool attention) {
   BlockSums sums;
   for (size_t i = 0; i < block.inputs().size(); ++i) {
-    if ((i < kAttentionInputs) == attention) sums.activation.Add(block.inputs()[i].health());
+    if (block.is_attention_input(i) == attention) sums.activation.Add(block.inputs()[i].health());
   }
   for (size_t i = 0; i < block.linears().size(); ++i) {
     if ((i < kAttentionLinears) != attention) continue;

@@ -16,8 +16,10 @@ Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* param
       CheckRecipeFits(options.model, options.recipe, options.sequences * options.seq_len));
   const int layers = static_cast<int>(options.model.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    const LinearRecipe recipe = options.recipe.LinearFor(LinearKind::kQuery, layer, layers);
-    if (LinearInput::BorrowsSource(recipe) && !KeepsLinearInput(recipe)) {
+    for (int kind = 0; kind < kLinearKinds; ++kind) {
+      const LinearRecipe& recipe =
+          options.recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers);
+      if (!LinearInput::BorrowsSource(recipe) || KeepsLinearInput(recipe)) continue;
       return InternalError("recipe '" + options.recipe.name +
                            "' needs linear inputs that the buffer plan does not keep");
     }
@@ -65,9 +67,11 @@ void Model::PlaceViews(const BufferPlan& plan) {
         view(b.key),    view(b.value),       view(b.attention_out), view(b.lse),
         view(b.middle), view(b.middle_rstd), view(b.mlp_in),        view(b.gate),
         view(b.up),     view(b.mlp_hidden)};
-    blocks_.emplace_back(&workspace_, options_.model,
-                         options_.recipe.LinearFor(LinearKind::kQuery, layer, layers), layer,
-                         &parameters_, views);
+    std::array<LinearRecipe, kLinearKinds> recipes;
+    for (size_t kind = 0; kind < recipes.size(); ++kind) {
+      recipes[kind] = options_.recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers);
+    }
+    blocks_.emplace_back(&workspace_, options_.model, recipes, layer, &parameters_, views);
   }
 }
 

@@ -151,6 +151,53 @@ TEST(Model, LowPrecisionGradientsStayNearThoseOfFp32) {
   }
 }
 
+// Losses and weight gradients of one step under a recipe written out.
+struct Trained {
+  double loss = 0;
+  std::vector<float> gradients;
+};
+Trained TrainOnce(const Recipe& recipe) {
+  Fixture f("fp32", LivelyModel(false));
+  auto model = Model::Create(f.backend.get(), &f.parameters,
+                             {LivelyModel(false), recipe, kSequences, kSeqLen})
+                   .value();
+  Trained out;
+  out.loss = model->ForwardBackward({}, f.Whole(), 1.0f).value();
+  const TensorView all = f.parameters.all_gradients();
+  out.gradients.resize(static_cast<size_t>(all.size()));
+  EXPECT_TRUE(
+      f.backend->CopyOut(out.gradients.data(), all.data, all.size() * int64_t{sizeof(float)}).ok());
+  return out;
+}
+
+TEST(Model, OverriddenLayersTakeTheirOwnRecipe) {
+  const Recipe paper = FindRecipe("fp4_ms_paper").value();
+  const Recipe fp8 = FindRecipe("te_fp8_current").value();
+  const Trained plain = TrainOnce(paper);
+  constexpr uint32_t kAll = (1u << kLinearKinds) - 1;
+  Recipe same = paper;
+  same.overrides.push_back({kAll, 0, -1, paper.linear});
+  EXPECT_EQ(TrainOnce(same).gradients, plain.gradients) << "an override with the same recipe";
+  Recipe whole = paper;
+  whole.overrides.push_back({kAll, 0, -1, fp8.linear});
+  const Trained all_fp8 = TrainOnce(whole);
+  EXPECT_EQ(all_fp8.loss, TrainOnce(fp8).loss) << "every layer overridden";
+  EXPECT_EQ(all_fp8.gradients, TrainOnce(fp8).gradients);
+  // Each layer matters, also one that shares its input with layers of the other recipe.
+  for (int kind = 0; kind < kLinearKinds; ++kind) {
+    Recipe one = paper;
+    one.overrides.push_back({1u << kind, 0, -1, fp8.linear});
+    const Trained got = TrainOnce(one);
+    EXPECT_NE(got.loss, plain.loss) << LinearKindName(static_cast<LinearKind>(kind));
+    EXPECT_NE(got.loss, all_fp8.loss) << LinearKindName(static_cast<LinearKind>(kind));
+    EXPECT_EQ(TrainOnce(one).gradients, got.gradients);
+  }
+  // FP8 for the attention but BF16 for the MLP: what borrows its input and what does not.
+  Recipe mixed = FindRecipe("bf16").value();
+  mixed.overrides.push_back({0b0000001, 0, 0, fp8.linear});
+  EXPECT_NE(TrainOnce(mixed).loss, TrainOnce(FindRecipe("bf16").value()).loss);
+}
+
 TEST(Model, AllocatesNothingAfterTheFirstTrainingPass) {
   for (const std::string& recipe : ExecutableRecipeNames()) {
     const bool fits = CheckRecipeFits(TinyModel(), *FindRecipe(recipe), 2 * kSeqLen).ok();
