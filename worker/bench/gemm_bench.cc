@@ -2,6 +2,7 @@
 //
 // gemm: Y (M, N) = A (M, K) B^T on codes, against FP32 by OpenBLAS and FP32 and int8 by oneDNN.
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "base/strings.h"
@@ -223,15 +224,15 @@ Status GemmBench(const Options& options, Report* report) {
   const int threads = options.threads > 0 ? options.threads : 1;
   ASSIGN_OR_RETURN(const std::vector<GemmShape> shapes, ChooseShapes(options));
   GemmRun run(options, threads, MeasureFp32PeakGflops(threads, options.isa == "avx2"), report);
+  // Time by the root of the work, so that small shapes get more rounds.
   double total = 0;
-  for (const GemmShape& shape : shapes) total += shape.operations();
+  for (const GemmShape& shape : shapes) total += std::sqrt(shape.operations());
   const double start = NowSeconds(ClockKind::kWall);
   double done = 0;
   for (const GemmShape& shape : shapes) {
-    // The time left, by work left; large shapes run their minimum anyway.
     const double left = options.seconds - (NowSeconds(ClockKind::kWall) - start);
-    RETURN_IF_ERROR(run.Shape(shape, 0.85 * left * shape.operations() / (total - done)));
-    done += shape.operations();
+    RETURN_IF_ERROR(run.Shape(shape, 0.85 * left * std::sqrt(shape.operations()) / (total - done)));
+    done += std::sqrt(shape.operations());
   }
   return OkStatus();
 }

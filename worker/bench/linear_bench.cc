@@ -2,6 +2,7 @@
 //
 // linear: one layer forward and backward under each recipe, all quantization in, against the three
 // products by OpenBLAS and against our own fp32 recipe.
+#include <cmath>
 #include <utility>
 
 #include "base/strings.h"
@@ -205,15 +206,16 @@ Status LinearBench(const Options& options, Report* report) {
   const int threads = options.threads > 0 ? options.threads : 1;
   ASSIGN_OR_RETURN(const std::vector<LinearShape> shapes, ChooseShapes(options));
   LinearRun run(options, threads, report);
+  // Time by the root of the work, so that small shapes get more rounds.
   double total = 0;
-  for (const LinearShape& shape : shapes) total += shape.operations();
+  for (const LinearShape& shape : shapes) total += std::sqrt(shape.operations());
   const double start = NowSeconds(ClockKind::kWall);
   double done = 0;
   for (const LinearShape& shape : shapes) {
     const double left = options.seconds - (NowSeconds(ClockKind::kWall) - start);
     // Test data and a trial come on top of the rounds.
-    RETURN_IF_ERROR(run.Shape(shape, 0.8 * left * shape.operations() / (total - done)));
-    done += shape.operations();
+    RETURN_IF_ERROR(run.Shape(shape, 0.8 * left * std::sqrt(shape.operations()) / (total - done)));
+    done += std::sqrt(shape.operations());
   }
   return OkStatus();
 }
