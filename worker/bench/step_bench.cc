@@ -36,8 +36,8 @@ constexpr ModelCase kModels[] = {
     {"tiny", 64, 32, 48, 2, 2, 2, 16, false, false},
 };
 const char* const kRecipes[] = {"fp32", "fp4_ms_paper", "fp4_fold4", "fp4_foldi8"};
-// Recipes that also run on one thread, for the gain of the second.
-const char* const kScaled[] = {"fp32", "fp4_fold4"};
+// Recipes that also run on one thread, for the gain of the second; the first one by default.
+const char* const kScaled[] = {"fp4_fold4", "fp32"};
 
 Result<ModelCase> FindModel(const std::string& name) {
   std::vector<std::string> names;
@@ -190,9 +190,9 @@ class StepGroup {
     if (options_.threads > 0 || threads_ == 1 || !case_.torch || options_.quick) return OkStatus();
     ASSIGN_OR_RETURN(Engine * one, AddEngine(1));
     for (const char* name : kScaled) {
-      if (options_.recipes.empty() || std::count(names.begin(), names.end(), name) > 0) {
-        RETURN_IF_ERROR(AddRunner(name, one));
-      }
+      const bool wanted = options_.recipes.empty() ? options_.all || name == kScaled[0]
+                                                   : std::count(names.begin(), names.end(), name);
+      if (wanted) RETURN_IF_ERROR(AddRunner(name, one));
     }
     return OkStatus();
   }
@@ -330,7 +330,7 @@ Status StepBench(const Options& options, Report* report) {
   for (size_t i = 0; i < models.size(); ++i) {
     const double left = options.seconds - (NowSeconds(ClockKind::kWall) - start);
     const double share = left / static_cast<double>(models.size() - i);
-    const Effort effort{0.85 * share, 2, options.quick ? 2 : 40};
+    const Effort effort{0.85 * share, options.quick ? 2 : 1, options.quick ? 2 : 40};
     StepGroup group(options, models[i], report);
     RETURN_IF_ERROR(group.Measure(effort));
   }
