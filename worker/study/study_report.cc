@@ -169,8 +169,7 @@ std::string ReportMarkdown(const StudyPlan& plan, const StudySummary& summary) {
   const StudyDefinition& d = plan.definition;
   const std::string figures = "figures/study-" + d.id();
   std::string text = StrFormat(
-      "%s parameters, %s tokens a run, %zu seed%s, %s; training took %.2f hours on one core's "
-      "trainers; revision %s.\n\n",
+      "%s parameters, %s tokens a run, %zu seed%s, %s; %.2f trainer hours; revision %s.\n\n",
       FormatCount(static_cast<double>(summary.parameters)).c_str(),
       FormatCount(static_cast<double>(summary.tokens)).c_str(), d.seeds.size(),
       d.seeds.size() == 1 ? "" : "s", plan.data.source.c_str(), summary.train_hours,
