@@ -23,11 +23,12 @@ enum class Outliers { kNone, kWide, kE4M3, kBf16 };
 
 struct Spec {
   Elem elem = Elem::kE2M1;
-  Block block = Block::kToken;
+  Block block = Block::kOutputChannel;
   ScaleRule scale = ScaleRule::kF32;
   int group = 0;
   Pattern pattern = Pattern::kRandom;
   Outliers outliers = Outliers::kNone;
+  Outer outer = Outer::kTensor;
 };
 
 // A quantized operand made by hand, and what it means.
@@ -131,7 +132,11 @@ void FillScales(Backend& backend, const Spec& spec, uint32_t stream, Operand* ou
       group[i] = formats::BitsFloat((117u + word % 20) << 23);
     }
   }
-  Grow<float>(backend, x.outer_scale, 1)[0] = 0.0123f;
+  x.has_group_scale = GroupScaled(spec.scale);
+  x.outer = spec.outer;
+  float* outer = Grow<float>(backend, x.outer_scale, count);
+  for (int64_t i = 0; i < count; ++i) outer[i] = 0.0123f * static_cast<float>(1 + i % 5);
+  x.outer_divisor = spec.scale == ScaleRule::kNv ? 3.0f : 1.0f;
 }
 
 // `contraction_along_cols`: the axis this GEMM will sum over; the quantizer's axis is the same
@@ -171,8 +176,12 @@ struct Side {
     const QuantizedTensor& x = operand.tensor;
     if (fold || x.scale == ScaleRule::kNone) return operand.unit;
     const float* enc = static_cast<const float*>(x.enc.data());
-    if (x.scale == ScaleRule::kNv) {
-      return operand.unit * static_cast<const float*>(x.outer_scale.data())[0];
+    const float* outer = static_cast<const float*>(x.outer_scale.data());
+    const float first = x.outer == Outer::kTensor ? outer[0] : 1.0f;
+    if (x.has_group_scale) {
+      const float factor = operand.unit * (first / x.outer_divisor);
+      if (grouped()) return factor;
+      return factor * static_cast<const float*>(x.group_scale.data())[i];
     }
     if (grouped()) return operand.unit;
     return operand.unit / enc[x.block == Block::kTensor ? 0 : i];
@@ -186,7 +195,12 @@ struct Side {
       const int64_t across = (x.cols + size - 1) / size;
       index = along_cols ? i / size * across + g : g * across + i / size;
     }
-    if (GroupScaled(x.scale)) return static_cast<const float*>(x.group_scale.data())[index];
+    if (x.has_group_scale) {
+      const float scale = static_cast<const float*>(x.group_scale.data())[index];
+      if (x.outer == Outer::kTensor) return scale;
+      return scale * static_cast<const float*>(
+                         x.outer_scale.data())[i * ((depth + 127) / 128) + g * size / 128];
+    }
     return 1.0f / static_cast<const float*>(x.enc.data())[index];
   }
 };
@@ -373,6 +387,18 @@ TEST_P(CodeGemm, GroupScalesAreAppliedInAscendingOrder) {
       for (const Case& c : Products({}, spec)) CheckAll(c);
     }
   }
+}
+
+TEST_P(CodeGemm, SecondLevelScalesPer128AndScaleCodesPerRow) {
+  Spec spec;
+  spec.block = Block::kGroup;
+  spec.group = 16;
+  spec.scale = ScaleRule::kNv;
+  spec.outer = Outer::k128;
+  for (const Case& c : Products(spec, spec)) CheckAll(c);
+  Spec rows;
+  rows.scale = ScaleRule::kE8Up;
+  for (const Case& c : Products(rows, spec)) CheckAll(c);
 }
 
 TEST_P(CodeGemm, GroupsOfIntegersAndWideCodes) {

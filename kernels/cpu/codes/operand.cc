@@ -20,27 +20,6 @@ constexpr int kWideMax = 127;
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 long long Wide(int64_t value) { return static_cast<long long>(value); }
 
-// Rules whose groups carry a scale of their own format instead of enc.
-bool HasGroupScale(ScaleRule rule) {
-  switch (rule) {
-    case ScaleRule::kE8Floor:
-    case ScaleRule::kE8Up:
-    case ScaleRule::kNv:
-    case ScaleRule::kU53:
-    case ScaleRule::kQuartet:
-    case ScaleRule::kA34:
-    case ScaleRule::kEden:
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool HasOuterScale(const QuantizedTensor& x) {
-  return (x.scale == ScaleRule::kNv || x.scale == ScaleRule::kU53 || x.scale == ScaleRule::kEden) &&
-         x.outer_scale.data() != nullptr;
-}
-
 bool Grouped(const QuantizedTensor& x) {
   return x.block == Block::kGroup || x.block == Block::kTile;
 }
@@ -50,19 +29,22 @@ const float* Floats(const Buffer& buffer) { return static_cast<const float*>(buf
 // Whether every scale of the operand is constant along the contraction, or per group of it.
 bool ScalesFactorOut(const CodeOperand& operand) {
   const QuantizedTensor& x = *operand.tensor;
-  const bool same_axis = (x.contraction == Axis::kCols) == operand.contraction_along_cols;
-  switch (x.block) {
-    case Block::kTensor:
-    case Block::kTile:
-      return true;
-    case Block::kToken:
-    case Block::kOutputChannel:
-    case Block::kGroup:
-      return same_axis;
-    case Block::kInputChannel:
-      return !same_axis;
+  if (x.block == Block::kTensor || x.block == Block::kTile) return true;
+  if (x.block == Block::kGroup) {
+    return (x.contraction == Axis::kCols) == operand.contraction_along_cols;
   }
-  return false;
+  return operand.contraction_along_cols ? x.per_row() : x.per_column();
+}
+
+// Whether decoding multiplies by the stored scale: scale codes, and QuEST's enc, the grid's step.
+bool ScaleMultiplies(const QuantizedTensor& x) {
+  return x.has_group_scale || x.scale == ScaleRule::kQuest;
+}
+
+// What the second level of scales multiplies every code of a one-level operand with.
+float OuterFactor(const QuantizedTensor& x) {
+  return x.outer == Outer::kTensor ? Floats(x.outer_scale)[0] / x.outer_divisor
+                                   : 1.0f / x.outer_divisor;
 }
 
 Result<CodeOperand> DescribeOperand(const char* name, const QuantizedTensor& x,
@@ -76,6 +58,16 @@ Result<CodeOperand> DescribeOperand(const char* name, const QuantizedTensor& x,
   if (!x.has_codes) {
     return FailedPreconditionError(
         StrFormat("QuantizedGemm: the codes of %s were not kept (keep_codes was false)", name));
+  }
+  if (x.recast_enc != 0) {
+    return UnimplementedError(StrFormat(
+        "QuantizedGemm: %s was cast to E4M3 after its codes; decode it and use Gemm", name));
+  }
+  if (x.outer == Outer::k128 && (x.block != Block::kGroup || x.group <= 0 || 128 % x.group != 0)) {
+    return UnimplementedError(StrFormat(
+        "QuantizedGemm: %s has second-level scales per 128 elements without groups that divide "
+        "128; decode it and use Gemm",
+        name));
   }
   CodeOperand operand;
   operand.tensor = &x;
@@ -177,27 +169,30 @@ Result<CodeGemm> DescribeCodeGemm(const QuantizedGemmParams& params, const Quant
 void WriteOuterScales(const CodeOperand& operand, float* scales) {
   const QuantizedTensor& x = *operand.tensor;
   const float unit = operand.table.unit;
-  const bool plain = operand.fold || x.scale == ScaleRule::kNone;
-  const bool single = plain || Grouped(x) || x.block == Block::kTensor;
-  if (!single) {
-    const float* enc = Floats(x.enc);
-    for (int64_t i = 0; i < operand.extent; ++i) scales[i] = unit / enc[i];
+  if (operand.fold || x.scale == ScaleRule::kNone) {
+    std::fill(scales, scales + operand.extent, unit);
     return;
   }
-  float value = unit;
-  if (!plain && !HasGroupScale(x.scale) && x.block == Block::kTensor) {
-    value = unit / Floats(x.enc)[0];
-  } else if (!plain && HasOuterScale(x)) {
-    value = unit * Floats(x.outer_scale)[0];
+  const float factor = x.has_group_scale ? unit * OuterFactor(x) : unit;
+  const float* levels = Floats(x.has_group_scale ? x.group_scale : x.enc);
+  const bool single = x.block == Block::kTensor;
+  for (int64_t i = 0; i < operand.extent; ++i) {
+    if (Grouped(x)) {
+      scales[i] = factor;
+    } else {
+      const float level = levels[single ? 0 : i];
+      scales[i] = ScaleMultiplies(x) ? factor * level : factor / level;
+    }
   }
-  std::fill(scales, scales + operand.extent, value);
 }
 
 void WriteGroupScales(const CodeOperand& operand, int group, int64_t stride, float* scales) {
   const QuantizedTensor& x = *operand.tensor;
   const int64_t groups = CeilDiv(operand.depth, group);
-  const bool own = HasGroupScale(x.scale);
-  const float* source = Floats(own ? x.group_scale : x.enc);
+  const float* source = Floats(x.has_group_scale ? x.group_scale : x.enc);
+  const float* outer =
+      x.has_group_scale && x.outer == Outer::k128 ? Floats(x.outer_scale) : nullptr;
+  const int64_t outers = CeilDiv(operand.depth, 128);
   const bool tiles = x.block == Block::kTile;
   const int64_t tile_cols = CeilDiv(x.cols, group);
   for (int64_t g = 0; g < groups; ++g) {
@@ -213,7 +208,8 @@ void WriteGroupScales(const CodeOperand& operand, int group, int64_t stride, flo
         index =
             operand.contraction_along_cols ? i / group * tile_cols + g : g * tile_cols + i / group;
       }
-      out[i] = own ? source[index] : 1.0f / source[index];
+      out[i] = ScaleMultiplies(x) ? source[index] : 1.0f / source[index];
+      if (outer != nullptr) out[i] *= outer[i * outers + g * group / 128];
     }
   }
 }

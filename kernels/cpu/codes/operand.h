@@ -74,10 +74,11 @@ struct CodeGemm {
 Result<CodeGemm> DescribeCodeGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                                   const QuantizedTensor& b, TensorView out);
 
-// extent values, multiplied by `unit` of the codes.
+// extent values: unit / enc, or unit times the scale codes' value; second-level scales included
+// when there is one for the tensor.
 void WriteOuterScales(const CodeOperand& operand, float* scales);
 // (groups, stride) factors of decoding, 1 for an operand without groups, 0 for padding. `group` of
-// the GEMM.
+// the GEMM. Second-level scales per 128 elements are included.
 void WriteGroupScales(const CodeOperand& operand, int group, int64_t stride, float* scales);
 // Decoded value of entry i of a kE4M3 or kBf16 residual.
 float ResidualValue(const QuantizedTensor& x, int64_t i);
