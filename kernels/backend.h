@@ -146,7 +146,7 @@ struct QuantizeContext {
   const RandomReplay* replay = nullptr;
 };
 
-// A GEMM on integer codes (E2M1 in half units, INT8), scales applied to exact integer sums.
+// A GEMM on integer codes (E2M1 in half units, INT4, INT8), scales applied to exact integer sums.
 struct QuantizedGemmParams {
   Transpose transpose_a = Transpose::kNo;
   Transpose transpose_b = Transpose::kNo;
@@ -268,13 +268,10 @@ class Backend {
                                ConstTensorView weight, const QuantizedTensor& quantized,
                                TensorView gradient) = 0;
   // out = op(a) op(b) on codes; shapes as Gemm. Each scale must be constant along the contraction
-  // or per group of it (equal groups in both operands), unless its operand is folded. Outer scales:
-  // out = fl(fl(float(S) * ra) * rb), S the exact integer sum, ra = fl(unit_a / enc_a). Groups: S is
-  // the FP32 sum over groups, in ascending order, of fl(float(S_g) * fl(ga * gb)). kWide outliers
-  // count with their full code. A kE4M3 or kBf16 residual of `a` (not transposed, not folded) is
-  // added before rb: fl(fl(S * ra) + c), c = sum of r * code of b in ascending columns.
-  // INVALID_ARGUMENT: shapes, scales along the contraction, a contraction whose sums would pass 32
-  // bits. UNIMPLEMENTED: other formats or residuals. FAILED_PRECONDITION: codes were not kept.
+  // or per group of it (equal groups in both operands). Outer scales: out = fl(fl(S * ra) * rb), S
+  // the exact integer sum, ra = fl(unit_a / enc_a). Groups: FP32 sum over groups in ascending
+  // order. Outliers of an operand count with their full value. UNIMPLEMENTED where Supports says
+  // kNone.
   virtual Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                                const QuantizedTensor& b, TensorView out) = 0;
   // out = (x .* d) H / sqrt(n) on each group of rotation.size along context.contraction, signs d
