@@ -262,11 +262,15 @@ class Backend {
   // decoded (R, C) from codes, scales and residual; equal bit for bit to Quantize's.
   // FAILED_PRECONDITION when the codes were not kept.
   virtual Status Dequantize(const QuantizedTensor& x, TensorView decoded) = 0;
-  // gradient += factor * wgrad .* D(bf16(weight) .* enc), the DGE derivative on the E2M1 axis;
-  // wgrad, weight, gradient (N, K); enc per row or per tensor as `quantized` holds it.
+  // gradient += wgrad .* D(bf16(weight) .* enc), the estimator's derivative on the E2M1 axis, plus
+  // the part through the scale's maximum where the estimator has one; wgrad, weight, gradient
+  // (N, K); enc as `quantized` holds it. UNIMPLEMENTED for a softmax in the forward scale.
   virtual Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                                ConstTensorView weight, const QuantizedTensor& quantized,
                                TensorView gradient) = 0;
+  // x (rows, cols of `quantized`) becomes 0 where the mask of `quantized` is 0. FAILED_PRECONDITION
+  // without a mask.
+  virtual Status ApplyMask(const QuantizedTensor& quantized, TensorView x) = 0;
   // out = op(a) op(b) on codes; shapes as Gemm. Each scale must be constant along the contraction
   // or per group of it (equal groups in both operands). Outer scales: out = fl(fl(S * ra) * rb), S
   // the exact integer sum, ra = fl(unit_a / enc_a). Groups: FP32 sum over groups in ascending

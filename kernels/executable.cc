@@ -10,39 +10,28 @@ Status NoKernel(const std::string& what) {
   return UnimplementedError(what + " has no kernel in this build");
 }
 
-// What the quantizers do but the layers do not yet ask for.
-Status CheckLayer(const Quant& quant) {
-  if (quant.window > 1) return NoKernel("an amax history");
-  if (quant.rotation.size > 0) return NoKernel("xform " + RotationName(quant.rotation));
-  if (quant.mask != Mask::kNone) return NoKernel("mask");
-  if (quant.fallback_error > 0) return NoKernel("fallback_error");
-  if (quant.source == Source::kRequant) return NoKernel("source requant");
-  return OkStatus();
-}
-
 }  // namespace
 
 Status CheckExecutable(const Quant& quant) {
-  if (quant.source == Source::kReuse) return OkStatus();
-  if (quant.split != Split::kNone) return NoKernel("split");
+  if (quant.split == Split::kMean && quant.split_elem != Elem::kBf16 &&
+      quant.split_elem != Elem::kF32) {
+    return NoKernel("split mean in " + ElemName(quant.split_elem));
+  }
   return OkStatus();
 }
 
 Status CheckExecutable(const LinearRecipe& linear) {
   for (int i = 0; i < kSlotCount; ++i) {
     const Slot slot = static_cast<Slot>(i);
-    Status status = CheckExecutable(linear.slot(slot));
-    if (status.ok()) status = CheckLayer(linear.slot(slot));
+    const Status status = CheckExecutable(linear.slot(slot));
     if (!status.ok()) {
       return UnimplementedError(std::string(SlotName(slot)) + ": " + status.message());
     }
   }
   const WeightEstimator& estimator = linear.weight_estimator;
-  if (estimator.kind != Estimator::kSte && !estimator.dge()) {
-    return NoKernel("estW: this surrogate gradient");
+  if (estimator.max_gradient == MaxGradient::kSoftmax) {
+    return NoKernel("estMax: a softmax in the forward scale");
   }
-  if (estimator.extrapolate) return NoKernel("estW: dge.outside extrapolate");
-  if (estimator.max_gradient != MaxGradient::kIgnore) return NoKernel("estMax");
   return OkStatus();
 }
 

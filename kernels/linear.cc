@@ -34,18 +34,32 @@ Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
   rows_ = x.rows;
   cols_ = x.cols;
   // Xw first, so that the forward operand is what the workspace holds when Forward comes.
-  if (!recipe_.SharesCodes(Slot::kXw)) {
-    RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, Slot::kXw, layer_, step, nullptr, {}, x));
+  const bool requant = recipe_.slot(Slot::kXw).source == Source::kRequant;
+  if (!recipe_.SharesCodes(Slot::kXw) && !requant) {
+    RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, Slot::kXw, layer_, step, nullptr, {}, x,
+                                {layer_, nullptr, nullptr}));
   }
   OperandForms forms;
   forms.decoded = !FormOf(workspace_.backend(), recipe_, kFprop, rows_, 0, cols_).on_codes;
   forms.health = step.measure_health;
-  return forward_.Make(workspace_, recipe_, Slot::kXf, layer_, step, nullptr, forms, x);
+  return forward_.Make(workspace_, recipe_, Slot::kXf, layer_, step, nullptr, forms, x,
+                       {layer_, nullptr, nullptr});
 }
 
-Result<SlotOperand*> LinearInput::Operand(Slot slot) {
+Result<SlotOperand*> LinearInput::Operand(const LinearStep& step, Slot slot) {
   if (!forward_.made()) return FailedPreconditionError("linear input used before Set");
-  return slot == Slot::kXf || recipe_.SharesCodes(slot) ? &forward_ : &wgrad_;
+  if (slot == Slot::kXf || recipe_.SharesCodes(slot)) return &forward_;
+  const bool requant = recipe_.slot(slot).source == Source::kRequant;
+  if (requant && requantized_ != forward_.stamp()) {
+    ASSIGN_OR_RETURN(const ConstTensorView decoded, forward_.Decoded(workspace_));
+    OperandForms forms;
+    forms.decoded = true;
+    const OperandSplit* columns = forward_.split().set_number() != 0 ? &forward_.split() : nullptr;
+    RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, slot, layer_, step, nullptr, forms, decoded,
+                                {layer_, nullptr, columns}));
+    requantized_ = forward_.stamp();
+  }
+  return &wgrad_;
 }
 
 int64_t LinearInput::saved_bytes() const { return forward_.saved_bytes() + wgrad_.saved_bytes(); }
@@ -71,31 +85,56 @@ Status QuantizedLinear::CheckShapes(const char* op, const LinearInput& input,
       static_cast<long long>(y.rows), static_cast<long long>(y.cols)));
 }
 
-Status QuantizedLinear::PrepareWeight(const LinearStep& step, ConstTensorView weight,
-                                      uint64_t version) {
+bool QuantizedLinear::Serves(const SlotOperand& operand, const WeightDraw& made, Slot slot,
+                             const LinearStep& step, uint64_t version) const {
   // Without codes there is nothing to cache: the operand borrows the weight of this call.
-  const bool cached = weight_.made() && version == version_;
-  version_ = version;
-  if (!recipe_.SharesCodes(Slot::kWd) && !(cached && weight_dgrad_.has_codes())) {
-    RETURN_IF_ERROR(
-        weight_dgrad_.Make(workspace_, recipe_, Slot::kWd, layer_, step, nullptr, {}, weight));
-    nonfinite_amax_ += weight_dgrad_.nonfinite_amax();
-  }
-  if (cached && weight_.has_codes()) return OkStatus();
+  if (!made.valid || !operand.has_codes() || version != made.version) return false;
+  return !recipe_.slot(slot).stochastic() || (step.seed == made.seed && step.step == made.step);
+}
+
+Status QuantizedLinear::PrepareWeight(const LinearStep& step, const LinearInput& input,
+                                      ConstTensorView weight, uint64_t version) {
+  const bool follows = recipe_.slot(Slot::kWf).split == Split::kChannels;
+  const OperandSplit& columns = input.forward_.split();
+  const bool same_split = !follows || columns.set_number() == draw_.split;
+  if (same_split && Serves(weight_, draw_, Slot::kWf, step, version)) return OkStatus();
+  draw_ = {true, version, step.seed, step.step, columns.set_number()};
+  dgrad_draw_ = {};
   OperandForms forms;
   forms.decoded =
       !FormOf(workspace_.backend(), recipe_, kFprop, 0, weight.rows, weight.cols).on_codes;
+  const OperandExtras extras{input.layer_, nullptr,
+                             follows && columns.set_number() != 0 ? &columns : nullptr};
   RETURN_IF_ERROR(
-      weight_.Make(workspace_, recipe_, Slot::kWf, layer_, step, nullptr, forms, weight));
+      weight_.Make(workspace_, recipe_, Slot::kWf, layer_, step, nullptr, forms, weight, extras));
   nonfinite_amax_ += weight_.nonfinite_amax();
+  return OkStatus();
+}
+
+Status QuantizedLinear::PrepareWeightDgrad(const LinearStep& step, ConstTensorView weight,
+                                           uint64_t version) {
+  if (recipe_.SharesCodes(Slot::kWd) ||
+      Serves(weight_dgrad_, dgrad_draw_, Slot::kWd, step, version)) {
+    return OkStatus();
+  }
+  dgrad_draw_ = {true, version, step.seed, step.step, 0};
+  OperandForms forms;
+  forms.decoded = true;
+  ConstTensorView source = weight;
+  if (recipe_.slot(Slot::kWd).source == Source::kRequant) {
+    ASSIGN_OR_RETURN(source, weight_.Decoded(workspace_));
+  }
+  RETURN_IF_ERROR(weight_dgrad_.Make(workspace_, recipe_, Slot::kWd, layer_, step, nullptr, forms,
+                                     source, {layer_, nullptr, nullptr}));
+  nonfinite_amax_ += weight_dgrad_.nonfinite_amax();
   return OkStatus();
 }
 
 Status QuantizedLinear::Forward(const LinearStep& step, LinearInput& input, ConstTensorView weight,
                                 uint64_t weight_version, TensorView y) {
   RETURN_IF_ERROR(CheckShapes("linear forward", input, weight, y));
-  RETURN_IF_ERROR(PrepareWeight(step, weight, weight_version));
-  ASSIGN_OR_RETURN(SlotOperand* const x, input.Operand(Slot::kXf));
+  RETURN_IF_ERROR(PrepareWeight(step, input, weight, weight_version));
+  ASSIGN_OR_RETURN(SlotOperand* const x, input.Operand(step, Slot::kXf));
   Backend& backend = workspace_.backend();
   if (step.measure_health && weight_.has_codes()) {
     ASSIGN_OR_RETURN(const ConstTensorView decoded, weight_.Decoded(workspace_));
@@ -106,15 +145,17 @@ Status QuantizedLinear::Forward(const LinearStep& step, LinearInput& input, Cons
 }
 
 Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductForm& dgrad,
-                                         const ProductForm& wgrad, const SlotOperand& input,
-                                         ConstTensorView dy) {
+                                         const ProductForm& wgrad, const LinearInput& input,
+                                         const SlotOperand& x, ConstTensorView dy) {
   SlotOperand& gd = workspace_.gradient(Slot::kGd);
   SlotOperand& gw = workspace_.gradient(Slot::kGw);
   const SlotOperand& weight = Weight(Slot::kWd);
   const bool shared = recipe_.SharesCodes(Slot::kGw);
-  if (!shared && dgrad.on_codes && wgrad.on_codes && !step.measure_health) {
+  const bool rotated =
+      recipe_.slot(Slot::kGd).rotation.size > 0 || recipe_.slot(Slot::kGw).rotation.size > 0;
+  if (!shared && dgrad.on_codes && wgrad.on_codes && !step.measure_health && !rotated) {
     RETURN_IF_ERROR(
-        SlotOperand::MakeBoth(workspace_, recipe_, layer_, step, weight, input, dy, &gd, &gw));
+        SlotOperand::MakeBoth(workspace_, recipe_, layer_, step, weight, x, dy, &gd, &gw));
     nonfinite_amax_ += gd.nonfinite_amax() + gw.nonfinite_amax();
     return OkStatus();
   }
@@ -123,7 +164,8 @@ Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductFo
   forms.codes = dgrad.on_codes || (shared && wgrad.on_codes);
   forms.decoded = !dgrad.on_codes || (shared && !wgrad.on_codes);
   forms.health = step.measure_health;
-  RETURN_IF_ERROR(gd.Make(workspace_, recipe_, Slot::kGd, layer_, step, &weight, forms, dy));
+  RETURN_IF_ERROR(gd.Make(workspace_, recipe_, Slot::kGd, layer_, step, &weight, forms, dy,
+                          {layer_, &dgrad_history_, nullptr}));
   nonfinite_amax_ += gd.nonfinite_amax();
   if (forms.health && gd.has_codes()) {
     health_.gradient = gd.health();
@@ -132,22 +174,47 @@ Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductFo
   if (shared) return OkStatus();
   forms.codes = wgrad.on_codes;
   forms.decoded = !wgrad.on_codes;
-  RETURN_IF_ERROR(gw.Make(workspace_, recipe_, Slot::kGw, layer_, step, &input, forms, dy));
+  RETURN_IF_ERROR(gw.Make(workspace_, recipe_, Slot::kGw, layer_, step, &x, forms, dy,
+                          {input.layer_, &wgrad_history_, nullptr}));
   nonfinite_amax_ += gw.nonfinite_amax();
   if (forms.health && gw.has_codes()) health_.gradient_wgrad = gw.health();
   return OkStatus();
 }
 
+Status QuantizedLinear::InputGradient(const ProductForm& form, SlotOperand& gradient,
+                                      const SlotOperand& input, bool accumulate, TensorView dx) {
+  SlotOperand& weight = Weight(Slot::kWd);
+  const bool rotated = FromForward(Slot::kWd);
+  if (!input.NeedsPullBack(rotated)) {
+    return Multiply(workspace_, recipe_, kDgrad, form, gradient, weight, accumulate, dx);
+  }
+  Backend& backend = workspace_.backend();
+  TensorView product = dx;
+  if (accumulate) {
+    ASSIGN_OR_RETURN(product, workspace_.Product(dx.rows, dx.cols));
+  }
+  RETURN_IF_ERROR(Multiply(workspace_, recipe_, kDgrad, form, gradient, weight, false, product));
+  RETURN_IF_ERROR(input.PullBack(backend, rotated, product));
+  return accumulate ? backend.Axpy(1.0f, product, dx) : OkStatus();
+}
+
 Status QuantizedLinear::WeightGradient(const ProductForm& form, SlotOperand& gradient,
                                        SlotOperand& input, ConstTensorView weight,
                                        TensorView dweight) {
-  if (!recipe_.weight_estimator.dge()) {
+  const WeightEstimator& estimator = recipe_.weight_estimator;
+  const bool estimated =
+      estimator.kind != Estimator::kSte || estimator.max_gradient != MaxGradient::kIgnore;
+  const bool rotated = FromForward(Slot::kXw);
+  const bool pulled = weight_.NeedsPullBack(rotated);
+  if (!estimated && !pulled) {
     return Multiply(workspace_, recipe_, kWgrad, form, gradient, input, true, dweight);
   }
+  Backend& backend = workspace_.backend();
   ASSIGN_OR_RETURN(const TensorView product, workspace_.Product(dweight.rows, dweight.cols));
   RETURN_IF_ERROR(Multiply(workspace_, recipe_, kWgrad, form, gradient, input, false, product));
-  return workspace_.backend().DgeAccumulate(recipe_.weight_estimator, product, weight,
-                                            weight_.codes(), dweight);
+  if (pulled) RETURN_IF_ERROR(weight_.PullBack(backend, rotated, product));
+  if (!estimated) return backend.Axpy(1.0f, product, dweight);
+  return backend.DgeAccumulate(estimator, product, weight, weight_.codes(), dweight);
 }
 
 Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, LinearInput& input,
@@ -160,16 +227,17 @@ Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, Lin
         static_cast<long long>(dweight.rows), static_cast<long long>(dweight.cols),
         static_cast<long long>(weight.rows), static_cast<long long>(weight.cols)));
   }
-  RETURN_IF_ERROR(PrepareWeight(step, weight, weight_version));
-  ASSIGN_OR_RETURN(SlotOperand* const x, input.Operand(Slot::kXw));
+  RETURN_IF_ERROR(PrepareWeight(step, input, weight, weight_version));
+  ASSIGN_OR_RETURN(SlotOperand* const forward, input.Operand(step, Slot::kXf));
+  ASSIGN_OR_RETURN(SlotOperand* const x, input.Operand(step, Slot::kXw));
   const Backend& backend = workspace_.backend();
   const ProductForm dgrad = FormOf(backend, recipe_, kDgrad, dy.rows, weight.cols, weight.rows);
   const ProductForm wgrad = FormOf(backend, recipe_, kWgrad, weight.rows, weight.cols, dy.rows);
-  RETURN_IF_ERROR(PrepareGradients(step, dgrad, wgrad, *x, dy));
+  RETURN_IF_ERROR(PrepareWeightDgrad(step, weight, weight_version));
+  RETURN_IF_ERROR(PrepareGradients(step, dgrad, wgrad, input, *x, dy));
   SlotOperand& gd = workspace_.gradient(Slot::kGd);
   if (dx.data != nullptr) {
-    RETURN_IF_ERROR(
-        Multiply(workspace_, recipe_, kDgrad, dgrad, gd, Weight(Slot::kWd), accumulate_dx, dx));
+    RETURN_IF_ERROR(InputGradient(dgrad, gd, *forward, accumulate_dx, dx));
   }
   SlotOperand& gw = recipe_.SharesCodes(Slot::kGw) ? gd : workspace_.gradient(Slot::kGw);
   return WeightGradient(wgrad, gw, *x, weight, dweight);

@@ -52,8 +52,9 @@ class LinearInput {
 
  private:
   friend class QuantizedLinear;
-  // Xf or Xw. FAILED_PRECONDITION before the first Set.
-  Result<SlotOperand*> Operand(Slot slot);
+  // Xf or Xw; a requantized Xw is made when it is first asked for. FAILED_PRECONDITION before the
+  // first Set.
+  Result<SlotOperand*> Operand(const LinearStep& step, Slot slot);
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;
@@ -61,7 +62,8 @@ class LinearInput {
   int64_t rows_ = 0;
   int64_t cols_ = 0;
   SlotOperand forward_;
-  SlotOperand wgrad_;  // only when Xw has its own quantizer
+  SlotOperand wgrad_;         // only when Xw has its own quantizer
+  uint64_t requantized_ = 0;  // stamp of the forward operand that a requantized Xw came from
 };
 
 // Health of one layer's own operands after a sampled step.
@@ -101,21 +103,44 @@ class QuantizedLinear {
  private:
   Status CheckShapes(const char* op, const LinearInput& input, ConstTensorView weight,
                      ConstTensorView y) const;
-  Status PrepareWeight(const LinearStep& step, ConstTensorView weight, uint64_t version);
+  // Wf. `input` names the signs its rotation shares with Xf.
+  Status PrepareWeight(const LinearStep& step, const LinearInput& input, ConstTensorView weight,
+                       uint64_t version);
+  // Wd, after Wf.
+  Status PrepareWeightDgrad(const LinearStep& step, ConstTensorView weight, uint64_t version);
+  // Whether an operand made for `made` still serves: same weight and, where chance is involved,
+  // same draw.
+  struct WeightDraw {
+    bool valid = false;
+    uint64_t version = 0;
+    uint64_t seed = 0;
+    uint32_t step = 0;
+    uint64_t split = 0;  // number of the columns that X chose
+  };
+  bool Serves(const SlotOperand& operand, const WeightDraw& made, Slot slot, const LinearStep& step,
+              uint64_t version) const;
+  // Whether the operand of Wd or Xw comes from the forward codes, and lives where they do.
+  bool FromForward(Slot slot) const {
+    return recipe_.SharesCodes(slot) || recipe_.slot(slot).source == Source::kRequant;
+  }
+  Status InputGradient(const ProductForm& form, SlotOperand& gradient, const SlotOperand& input,
+                       bool accumulate, TensorView dx);
   // The operand of Wf or Wd.
   SlotOperand& Weight(Slot slot) { return recipe_.SharesCodes(slot) ? weight_ : weight_dgrad_; }
   // Makes Gd and Gw in the workspace.
   Status PrepareGradients(const LinearStep& step, const ProductForm& dgrad,
-                          const ProductForm& wgrad, const SlotOperand& input, ConstTensorView dy);
+                          const ProductForm& wgrad, const LinearInput& input, const SlotOperand& x,
+                          ConstTensorView dy);
   Status WeightGradient(const ProductForm& form, SlotOperand& gradient, SlotOperand& input,
                         ConstTensorView weight, TensorView dweight);
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;
   uint32_t layer_;
-  uint64_t version_ = 0;
-  SlotOperand weight_;        // Wf
-  SlotOperand weight_dgrad_;  // only when Wd has its own quantizer
+  WeightDraw draw_, dgrad_draw_;
+  SlotOperand weight_;                         // Wf
+  SlotOperand weight_dgrad_;                   // only when Wd has its own quantizer
+  AmaxHistory dgrad_history_, wgrad_history_;  // of dY
   LinearHealth health_;
   int64_t nonfinite_amax_ = 0;
 };

@@ -20,11 +20,17 @@ Quant StoredQuant(const LinearRecipe& recipe, Slot slot) {
   return quant;
 }
 
+// Signs have streams of their own, one per product of a layer.
+uint32_t SignsStream(Slot slot, uint32_t layer) {
+  const uint32_t product = static_cast<uint32_t>(slot) / 2;
+  return 0x80000000u | (layer * 4 + product);
+}
+
 }  // namespace
 
 int64_t LinearWorkspace::size_bytes() const {
-  int64_t total = product_.capacity_bytes() + dgrad_.codes().codes.capacity_bytes() +
-                  wgrad_.codes().codes.capacity_bytes();
+  int64_t total = product_.capacity_bytes() + rotated_.capacity_bytes() + rest_.capacity_bytes() +
+                  dgrad_.codes().codes.capacity_bytes() + wgrad_.codes().codes.capacity_bytes();
   for (const DecodedBuffer& buffer : decoded_) total += buffer.memory.capacity_bytes();
   return total;
 }
@@ -47,7 +53,7 @@ LinearWorkspace::DecodedBuffer& LinearWorkspace::DecodedOf(Slot slot) {
 
 Status SlotOperand::Prepare(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
                             uint32_t layer, const LinearStep& step, const SlotOperand* fold,
-                            ConstTensorView source) {
+                            ConstTensorView source, const OperandExtras& extras) {
   slot_ = slot;
   quant_ = StoredQuant(recipe, slot);
   context_ = QuantizeContext();
@@ -55,6 +61,15 @@ Status SlotOperand::Prepare(LinearWorkspace& workspace, const LinearRecipe& reci
   context_.step = step.step;
   context_.stream = layer * 8 + static_cast<uint32_t>(slot);
   context_.contraction = ContractionOf(slot);
+  context_.rotation_stream = SignsStream(slot, extras.signs_layer);
+  context_.replay = step.replay;
+  // Rotated values and decoded codes are quantized as they are; Transformer Engine rounds its
+  // rotated values to BF16.
+  context_.round_source = quant_.rotation.size > 0 ? quant_.rotation.signs == Signs::kFixed
+                                                   : quant_.source != Source::kRequant;
+  if (quant_.window > 1 || quant_.scale == ScaleRule::kDelayed) {
+    context_.history = extras.history != nullptr ? extras.history : &history_;
+  }
   if (quant_.fold) {
     if (fold == nullptr || !fold->has_codes()) {
       return FailedPreconditionError(std::string("linear.") + SlotName(slot) +
@@ -69,8 +84,8 @@ Status SlotOperand::Prepare(LinearWorkspace& workspace, const LinearRecipe& reci
 
 Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
                          uint32_t layer, const LinearStep& step, const SlotOperand* fold,
-                         OperandForms forms, ConstTensorView source) {
-  RETURN_IF_ERROR(Prepare(workspace, recipe, slot, layer, step, fold, source));
+                         OperandForms forms, ConstTensorView source, const OperandExtras& extras) {
+  RETURN_IF_ERROR(Prepare(workspace, recipe, slot, layer, step, fold, source, extras));
   if (!has_codes()) return OkStatus();
   Backend& backend = workspace.backend();
   LinearWorkspace::DecodedBuffer& buffer = workspace.DecodedOf(slot);
@@ -79,11 +94,27 @@ Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe,
     ASSIGN_OR_RETURN(decoded, buffer.memory.View(backend, source.rows, source.cols));
     buffer.content = 0;
   }
+  if (quant_.rotation.size > 0) {
+    ASSIGN_OR_RETURN(source, Rotated(workspace, source));
+  }
   context_.keep_codes = forms.codes;
-  RETURN_IF_ERROR(backend.Quantize(quant_, context_, source, &codes_, decoded));
+  const ConstTensorView whole = source;
+  if (quant_.split != Split::kNone) {
+    ASSIGN_OR_RETURN(const TensorView rest,
+                     workspace.rest_.View(backend, source.rows, source.cols));
+    RETURN_IF_ERROR(split_.Take(backend, quant_, context_, source, extras.split, rest));
+    source = rest;
+  }
+  Quant quant = quant_;
+  quant.split = Split::kNone;
+  RETURN_IF_ERROR(backend.Quantize(quant, context_, source, &codes_, decoded));
+  codes_.nonfinite_amax += quant_.split != Split::kNone ? split_.nonfinite_amax() : 0;
+  if (quant_.split != Split::kNone && decoded.data != nullptr) {
+    RETURN_IF_ERROR(split_.AddTo(backend, decoded));
+  }
   if (decoded.data != nullptr) buffer.content = stamp_;
   if (forms.health) {
-    ASSIGN_OR_RETURN(health_, backend.MeasureHealth(source, codes_, decoded));
+    ASSIGN_OR_RETURN(health_, backend.MeasureHealth(whole, codes_, decoded));
   }
   return OkStatus();
 }
@@ -92,10 +123,35 @@ Status SlotOperand::MakeBoth(LinearWorkspace& workspace, const LinearRecipe& rec
                              const LinearStep& step, const SlotOperand& dgrad_fold,
                              const SlotOperand& wgrad_fold, ConstTensorView dy, SlotOperand* dgrad,
                              SlotOperand* wgrad) {
-  RETURN_IF_ERROR(dgrad->Prepare(workspace, recipe, Slot::kGd, layer, step, &dgrad_fold, dy));
-  RETURN_IF_ERROR(wgrad->Prepare(workspace, recipe, Slot::kGw, layer, step, &wgrad_fold, dy));
+  RETURN_IF_ERROR(dgrad->Prepare(workspace, recipe, Slot::kGd, layer, step, &dgrad_fold, dy, {}));
+  RETURN_IF_ERROR(wgrad->Prepare(workspace, recipe, Slot::kGw, layer, step, &wgrad_fold, dy, {}));
   return workspace.backend().QuantizeBoth(dgrad->quant_, dgrad->context_, wgrad->quant_,
                                           wgrad->context_, dy, &dgrad->codes_, &wgrad->codes_);
+}
+
+Result<ConstTensorView> SlotOperand::Rotated(LinearWorkspace& workspace,
+                                             ConstTensorView source) const {
+  Backend& backend = workspace.backend();
+  ASSIGN_OR_RETURN(const TensorView rotated,
+                   workspace.rotated_.View(backend, source.rows, source.cols));
+  if (quant_.source != Source::kRequant) {
+    RETURN_IF_ERROR(backend.RoundToBf16(source, rotated));
+    source = rotated;
+  }
+  RETURN_IF_ERROR(backend.Rotate(quant_.rotation, context_, false, source, rotated));
+  return ConstTensorView(rotated);
+}
+
+Status SlotOperand::PullBack(Backend& backend, bool rotated, TensorView gradient) const {
+  const bool masked = has_codes() && codes_.has_mask;
+  const bool rotates = quant_.rotation.size > 0;
+  // The mask belongs to the rotated values.
+  if (masked && rotates && !rotated) {
+    RETURN_IF_ERROR(backend.Rotate(quant_.rotation, context_, false, gradient, gradient));
+  }
+  if (masked) RETURN_IF_ERROR(backend.ApplyMask(codes_, gradient));
+  if (!rotates || !(masked || rotated)) return OkStatus();
+  return backend.Rotate(quant_.rotation, context_, true, gradient, gradient);
 }
 
 Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
@@ -109,6 +165,12 @@ Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
   buffer.content = 0;
   RETURN_IF_ERROR(has_codes() ? backend.Dequantize(codes_, decoded)
                               : backend.RoundToBf16(source_, decoded));
+  if (has_codes() && quant_.split != Split::kNone) {
+    RETURN_IF_ERROR(split_.AddTo(backend, decoded));
+  }
+  if (!has_codes() && quant_.rotation.size > 0) {
+    RETURN_IF_ERROR(backend.Rotate(quant_.rotation, context_, false, decoded, decoded));
+  }
   buffer.content = stamp_;
   return ConstTensorView(decoded);
 }

@@ -20,6 +20,7 @@
 
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "kernels/linear_split.h"
 #include "kernels/quantized_tensor.h"
 #include "kernels/recipe/recipe.h"
 
@@ -31,6 +32,8 @@ struct LinearStep {
   uint32_t step = 0;  // optimizer step (times micro-batches, if those must differ)
   // True on sampled steps: Set, Forward and Backward also measure quantization health.
   bool measure_health = false;
+  // nullptr: the counter-based generator.
+  const RandomReplay* replay = nullptr;
 };
 
 // What Make is to leave behind, beside what the slot needs anyway.
@@ -38,6 +41,16 @@ struct OperandForms {
   bool codes = true;  // false: the operand is used at once, decoded, and dropped
   bool decoded = false;
   bool health = false;
+};
+
+// What an operand depends on beyond its recipe and its source.
+struct OperandExtras {
+  // Whose random stream gives a rotation's signs: both operands of a product name the same layer.
+  uint32_t signs_layer = 0;
+  // Past maxima of dY, whose operand serves every layer; nullptr: the operand keeps its own.
+  AmaxHistory* history = nullptr;
+  // Whose columns a split takes; nullptr: the operand chooses.
+  const OperandSplit* split = nullptr;
 };
 
 class LinearWorkspace;
@@ -49,7 +62,7 @@ class SlotOperand {
   // nothing to fold.
   Status Make(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
               const LinearStep& step, const SlotOperand* fold, OperandForms forms,
-              ConstTensorView source);
+              ConstTensorView source, const OperandExtras& extras = {});
   // Gd and Gw of one dy, codes only, as two calls of Make would, in fewer passes over dy.
   static Status MakeBoth(LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
                          const LinearStep& step, const SlotOperand& dgrad_fold,
@@ -59,6 +72,16 @@ class SlotOperand {
   bool made() const { return stamp_ != 0; }
   bool has_codes() const { return quant_.has_scale(); }
   const QuantizedTensor& codes() const { return codes_; }
+  // Changes with every Make; 0 before the first.
+  uint64_t stamp() const { return stamp_; }
+  const OperandSplit& split() const { return split_; }
+  // Gradients reach the source through the mask and the inverse rotation of a forward operand.
+  // `rotated`: the gradient was formed with this operand's decoded form, so it is one of the
+  // rotated values.
+  bool NeedsPullBack(bool rotated) const {
+    return (has_codes() && codes_.has_mask) || (rotated && quant_.rotation.size > 0);
+  }
+  Status PullBack(Backend& backend, bool rotated, TensorView gradient) const;
   // Valid until another operand of the same role is decoded.
   Result<ConstTensorView> Decoded(LinearWorkspace& workspace);
 
@@ -70,7 +93,10 @@ class SlotOperand {
  private:
   // Sets quantizer, context and stamp; the source of a slot without codes is kept.
   Status Prepare(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
-                 const LinearStep& step, const SlotOperand* fold, ConstTensorView source);
+                 const LinearStep& step, const SlotOperand* fold, ConstTensorView source,
+                 const OperandExtras& extras);
+  // The source under the slot's rotation, in the workspace.
+  Result<ConstTensorView> Rotated(LinearWorkspace& workspace, ConstTensorView source) const;
 
   Slot slot_ = Slot::kXf;
   Quant quant_;
@@ -78,6 +104,8 @@ class SlotOperand {
   ConstTensorView source_;
   QuantizedTensor codes_;
   QuantizationHealth health_;
+  AmaxHistory history_;
+  OperandSplit split_;
   uint64_t stamp_ = 0;  // changes with every Make; 0 before the first
 };
 
@@ -110,7 +138,9 @@ class LinearWorkspace {
   Backend& backend_;
   Support path_;
   std::array<DecodedBuffer, 4> decoded_;
-  Buffer product_;  // a weight gradient before its estimator
+  Buffer product_;  // a gradient before its estimator, mask or inverse rotation
+  Buffer rotated_;  // a source under its rotation, used at once
+  Buffer rest_;     // a source less the part split off, used at once
   SlotOperand dgrad_, wgrad_;
   uint64_t last_stamp_ = 0;
 };

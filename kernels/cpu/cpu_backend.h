@@ -80,6 +80,7 @@ class CpuBackend final : public Backend {
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
                        TensorView gradient) override;
+  Status ApplyMask(const QuantizedTensor& quantized, TensorView x) override;
   Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                        const QuantizedTensor& b, TensorView out) override;
   Status Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,
@@ -111,6 +112,13 @@ class CpuBackend final : public Backend {
   Status SetScales(const QuantizeJob& job);
   Status PlaceResidual(const QuantizeJob& job, uint32_t residual_bits);
   Status EncodeRows(std::span<const QuantizeJob> jobs, ConstTensorView x);
+  // DgeAccumulate beyond the plain DGE with scales by tensor or row.
+  Status EstimateByGroups(const WeightEstimator& estimator, ConstTensorView wgrad,
+                          ConstTensorView weight, const QuantizedTensor& quantized,
+                          TensorView gradient);
+  Status MaxGradientPart(const WeightEstimator& estimator, ConstTensorView wgrad,
+                         ConstTensorView weight, const QuantizedTensor& quantized,
+                         TensorView gradient);
   // Quantize where NeedsGroupQuantizer says so.
   Status QuantizeGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                         QuantizedTensor* out, TensorView decoded);
@@ -131,6 +139,7 @@ class CpuBackend final : public Backend {
   codes::FastWorkspace code_workspace_;
   const codes::KernelSet& code_kernels_;
   GroupWorkspace groups_;
+  Buffer max_gradient_decoded_;
   int64_t rope_positions_ = 0;
   int64_t rope_head_dim_ = 0;
   double rope_theta_ = 0;

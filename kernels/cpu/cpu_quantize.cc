@@ -454,6 +454,9 @@ Status CpuBackend::CheckQuantize(const Quant& quant, const QuantizeContext& cont
     return InvalidArgumentError("Quantize: a slot with elem fp32 or source reuse has no codes");
   }
   RETURN_IF_ERROR(CheckExecutable(quant));
+  if (quant.split != Split::kNone) {
+    return InvalidArgumentError("Quantize: a split is taken off before, by the layer");
+  }
   out->rows = x.rows;
   out->cols = x.cols;
   out->elem = quant.elem;
@@ -536,12 +539,17 @@ Status CpuBackend::DgeAccumulate(const WeightEstimator& estimator, ConstTensorVi
   RETURN_IF_ERROR(CheckView("DgeAccumulate", "wgrad", wgrad, quantized.rows, quantized.cols));
   RETURN_IF_ERROR(CheckView("DgeAccumulate", "weight", weight, quantized.rows, quantized.cols));
   RETURN_IF_ERROR(CheckView("DgeAccumulate", "gradient", gradient, quantized.rows, quantized.cols));
-  if (quantized.elem != Elem::kE2M1 || !(estimator.k >= 1) || !(estimator.clip > 0)) {
+  const bool e2m1 = quantized.elem == Elem::kE2M1 || quantized.recast_enc != 0;
+  if (!e2m1 || !(estimator.k >= 1) || !(estimator.clip > 0)) {
     return InvalidArgumentError(
         StrFormat("DgeAccumulate: weight format %s, k = %g, clip = %g; expected e2m1, k >= 1, "
                   "clip > 0",
                   ElemName(quantized.elem).c_str(), estimator.k, estimator.clip));
   }
+  const bool plain = estimator.dge() && !estimator.extrapolate &&
+                     estimator.max_gradient == MaxGradient::kIgnore &&
+                     (quantized.per_row() || quantized.block == Block::kTensor);
+  if (!plain) return EstimateByGroups(estimator, wgrad, weight, quantized, gradient);
   const int64_t cols = quantized.cols;
   pool_.RunRanges(quantized.rows, RowGrain(cols), [&](int64_t first, int64_t last, int) {
     for (int64_t row = first; row < last; ++row) {

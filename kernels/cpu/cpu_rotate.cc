@@ -20,7 +20,7 @@ constexpr int kLanes = 16;
 void FillSigns(const Rotation& rotation, const QuantizeContext& context, float* signs) {
   for (int i = 0; i < rotation.size; ++i) {
     bool negative = false;
-    if (rotation.signs != Signs::kNone && context.replay != nullptr) {
+    if (rotation.signs == Signs::kFresh && context.replay != nullptr) {
       negative = context.replay->Negative(context.rotation_stream, i);
     } else if (rotation.signs == Signs::kFixed) {
       negative = formats::FixedSign(i) < 0;

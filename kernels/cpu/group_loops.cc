@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/random_words.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/grids.h"
@@ -13,6 +14,8 @@ namespace nibble::cpu {
 namespace {
 
 using formats::TieRule;
+
+constexpr int64_t kRandomRun = 512;
 
 template <typename Grid>
 inline void NearestLoop(TieRule rule, const float* y, float* grid, int64_t n) {
@@ -81,16 +84,20 @@ NIBBLE_CLONES void TwoLevelRun(float scale, float outer, float divisor, const fl
   for (int64_t i = 0; i < n; ++i) decoded[i] = ((grid[i] * scale) * outer) / divisor;
 }
 
+// Through a small square: every cache line is read and written once, whatever the strides.
 template <typename T>
 void TransposeRows(const T* from, int64_t rows, int64_t cols, int64_t first, int64_t last, T* to) {
-  constexpr int64_t kTile = 32;
-  for (int64_t c0 = first; c0 < last; c0 += kTile) {
-    const int64_t c1 = std::min(last, c0 + kTile);
-    for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
-      const int64_t r1 = std::min(rows, r0 + kTile);
-      for (int64_t c = c0; c < c1; ++c) {
-        for (int64_t r = r0; r < r1; ++r) to[c * rows + r] = from[r * cols + c];
+  constexpr int64_t kSide = 16;
+  T square[kSide][kSide];
+  for (int64_t c0 = first; c0 < last; c0 += kSide) {
+    const int64_t width = std::min(kSide, last - c0);
+    for (int64_t r0 = 0; r0 < rows; r0 += kSide) {
+      const int64_t height = std::min(kSide, rows - r0);
+      for (int64_t r = 0; r < height; ++r) {
+        const T* row = from + (r0 + r) * cols + c0;
+        for (int64_t c = 0; c < width; ++c) square[c][r] = row[c];
       }
+      for (int64_t c = 0; c < width; ++c) std::copy_n(square[c], height, to + (c0 + c) * rows + r0);
     }
   }
 }
@@ -241,20 +248,31 @@ NIBBLE_CLONES void RoundBf16Run(const float* x, float* y, int64_t n) {
 }
 
 void RandomWords(const QuantizeContext& context, Round round, int64_t first, int64_t stride,
-               uint32_t* words, int64_t n) {
+                 uint32_t* words, int64_t n) {
+  const RandomStream stream{context.seed, context.step, context.stream};
+  const bool bytes = round == Round::kTe8;
+  if (context.replay == nullptr && stride == 1 && n <= kRandomRun) {
+    uint32_t drawn[kRandomRun + 8];
+    const uint64_t start = static_cast<uint64_t>(first);
+    if (!bytes) {
+      std::copy_n(RandomRun(stream, start, n, drawn), n, words);
+      return;
+    }
+    const int64_t count = (first + n - 1) / 4 - first / 4 + 1;
+    const uint32_t* shared = RandomRun(stream, start / 4, count, drawn);
+    for (int64_t i = 0; i < n; ++i) {
+      words[i] = (shared[(first + i) / 4 - first / 4] >> (8 * ((first + i) % 4))) & 0xFFu;
+    }
+    return;
+  }
   for (int64_t i = 0; i < n; ++i) {
     const uint64_t element = static_cast<uint64_t>(first + i * stride);
     if (context.replay != nullptr) {
       words[i] = context.replay->Word(context.stream, element);
-    } else if (round == Round::kTe8) {
-      words[i] = formats::RandomByte(context.seed, context.step, context.stream, element);
-    } else if (stride == 1 && element % 4 == 0 && i + 4 <= n) {
-      const formats::PhiloxWords group =
-          formats::RandomGroup(context.seed, context.step, context.stream, element / 4);
-      std::copy_n(group.word, 4, words + i);
-      i += 3;
+    } else if (bytes) {
+      words[i] = formats::RandomByte(stream.seed, stream.step, stream.stream, element);
     } else {
-      words[i] = formats::RandomWord(context.seed, context.step, context.stream, element);
+      words[i] = formats::RandomWord(stream.seed, stream.step, stream.stream, element);
     }
   }
 }

@@ -2,6 +2,7 @@
 #include "kernels/cpu/group_quantizer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "kernels/cpu/quantize_loops.h"
@@ -62,9 +63,8 @@ bool NeedsGroupQuantizer(const Quant& quant, const QuantizeContext& context) {
 
 bool HoldsGroups(const QuantizedTensor& x) {
   return x.has_group_scale || x.recast_enc != 0 || x.block == Block::kGroup ||
-         x.block == Block::kTile || x.scale == ScaleRule::kQuest ||
-         x.elem == Elem::kE1M2 || x.elem == Elem::kE3M0 || x.elem == Elem::kInt4C ||
-         x.elem == Elem::kInt4;
+         x.block == Block::kTile || x.scale == ScaleRule::kQuest || x.elem == Elem::kE1M2 ||
+         x.elem == Elem::kE3M0 || x.elem == Elem::kInt4C || x.elem == Elem::kInt4;
 }
 
 GroupQuantizer::Shape GroupQuantizer::ShapeOf(Block block, Axis contraction, Outer outer,
@@ -112,19 +112,25 @@ void GroupQuantizer::Load(const Call& call, int64_t line, int64_t first, int64_t
 Status GroupQuantizer::PrepareSource(Call* call, const RowStats* bounds) {
   call->source = call->x.f32();
   call->round_on_load = call->context.round_source;
+  clamped_infinities_ = 0;
   if (!shape_.turned && bounds == nullptr) return OkStatus();
   const int64_t rows = call->x.rows, cols = call->x.cols;
   const float* x = call->x.f32();
   if (bounds != nullptr) {
     ASSIGN_OR_RETURN(float* const clamped, Grow<float>(backend_, workspace_.decoded, rows * cols));
+    std::atomic<int64_t> infinities{0};
     pool_.RunRanges(rows, std::max<int64_t>(1, kElementsPerChunk / cols),
                     [&](int64_t first, int64_t last, int) {
+                      int64_t found = 0;
                       for (int64_t i = first * cols; i < last * cols; ++i) {
                         const RowStats& row = bounds[i / cols];
                         const float value = call->round_on_load ? formats::RoundBf16(x[i]) : x[i];
                         clamped[i] = formats::OccClamp(value, row.low, row.high);
+                        found += !formats::IsFinite(value) && formats::IsFinite(clamped[i]) ? 1 : 0;
                       }
+                      infinities += found;
                     });
+    clamped_infinities_ = infinities;
     x = clamped;
   }
   ASSIGN_OR_RETURN(float* const source, Grow<float>(backend_, workspace_.source, rows * cols));
@@ -185,7 +191,8 @@ Status GroupQuantizer::Measure(const Call& call) {
       }
     }
   }
-  call.out->nonfinite_amax = 0;
+  // An infinity that clamping hides from the amax still counts.
+  call.out->nonfinite_amax = clamped_infinities_;
   for (int64_t g = 0; g < groups; ++g) {
     if (!std::isfinite(result[g])) ++call.out->nonfinite_amax;
   }

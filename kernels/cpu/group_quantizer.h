@@ -111,6 +111,7 @@ class GroupQuantizer {
   ThreadPool& pool_;
   GroupWorkspace& workspace_;
   Shape shape_;
+  int64_t clamped_infinities_ = 0;
 };
 
 }  // namespace nibble::cpu

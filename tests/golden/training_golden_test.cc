@@ -10,8 +10,9 @@
 #include "kernels/formats/dge.h"
 #include "kernels/formats/e2m1.h"
 #include "kernels/formats/occ.h"
+#include "kernels/formats/surrogates.h"
 #include "kernels/linear.h"
-#include "tests/golden/golden.h"
+#include "tests/golden/golden_backend.h"
 
 namespace nibble {
 namespace {
@@ -49,7 +50,11 @@ TEST(GoldenDge, D03ZeroOutsideTheRange) {
   const Json golden = Case("dge", "D03");
   const std::vector<float> x = Floats(golden["inputs"]["x"]);
   const std::vector<double> expected = Doubles(golden["expect"]["recommended"]);
-  for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(D(x[i], 5), expected[i]) << x[i];
+  const std::vector<double> extrapolated = Doubles(golden["expect"]["msamp"]);
+  for (size_t i = 0; i < x.size(); ++i) {
+    EXPECT_EQ(D(x[i], 5), expected[i]) << x[i];
+    EXPECT_NEAR(formats::DgeExtrapolated(x[i], 0.2, 3.0), extrapolated[i], 1e-6) << x[i];
+  }
 }
 
 TEST(GoldenDge, D04SurrogateAndItsDerivative) {
@@ -101,27 +106,9 @@ TEST(GoldenOcc, O02QuantileIndices) {
   }
 }
 
-class GoldenBackend : public testing::Test {
- protected:
-  void SetUp() override {
-    Result<std::unique_ptr<Backend>> made = MakeBackend("cpu", {});
-    ASSERT_TRUE(made.ok()) << made.status().ToString();
-    backend_ = std::move(*made);
-  }
-
-  // Quantizes and returns the decoded values.
-  std::vector<float> Decode(const Quant& quant, const std::vector<float>& x, int64_t rows,
-                            QuantizedTensor* out) {
-    const int64_t cols = static_cast<int64_t>(x.size()) / rows;
-    std::vector<float> decoded(x.size());
-    const Status status =
-        backend_->Quantize(quant, {}, {x.data(), rows, cols}, out, {decoded.data(), rows, cols});
-    EXPECT_TRUE(status.ok()) << status.ToString();
-    return decoded;
-  }
-
-  std::unique_ptr<Backend> backend_;
-};
+using golden::GoldenBackend;
+using golden::Inp;
+using golden::ListedSource;
 
 Quant Clamped(double alpha, OccScope scope, OccComp comp) {
   Quant quant;
@@ -221,43 +208,41 @@ TEST_F(GoldenBackend, B11TokenWiseAbsmaxScalesAndCodes) {
   }
 }
 
-// bf16((((i*a+b) mod m)-h)/div, times 8 where om > 0 and i mod om = oa).
-std::vector<float> Inp(int a, int b, int m, int h, float div, int oa, int om) {
-  std::vector<float> x(32 * 32);
-  for (int i = 0; i < 32 * 32; ++i) {
-    float value = static_cast<float>((i * a + b) % m - h) / div;
-    if (om > 0 && i % om == oa) value *= 8;
-    x[static_cast<size_t>(i)] = formats::RoundBf16(value);
-  }
-  return x;
-}
-
 struct LayerResult {
   std::vector<float> y, dx, dw;
 };
 
 class GoldenLinear : public GoldenBackend {
  protected:
-  LayerResult RunLayer(const LinearRecipe& recipe) {
-    const std::vector<float> x = Inp(37, 11, 101, 50, 16, 17, 53);
-    const std::vector<float> w = Inp(29, 5, 89, 44, 256, 0, 0);
-    const std::vector<float> dy = Inp(41, 3, 97, 48, 1024, 5, 61);
-    LayerResult out{std::vector<float>(1024), std::vector<float>(1024), std::vector<float>(1024)};
+  // A layer of n x n x n on the goldens' inputs.
+  LayerResult RunLayer(const LinearRecipe& recipe, int n = 32,
+                       const RandomReplay* replay = nullptr) {
+    const std::vector<float> x = Inp(n * n, 37, 11, 101, 50, 16, 17, 53);
+    const std::vector<float> w = Inp(n * n, 29, 5, 89, 44, 256, 0, 0);
+    const std::vector<float> dy = Inp(n * n, 41, 3, 97, 48, 1024, 5, 61);
+    LayerResult out{std::vector<float>(x.size()), std::vector<float>(x.size()),
+                    std::vector<float>(x.size())};
+    LinearStep step;
+    step.replay = replay;
     LinearWorkspace workspace(backend_.get());
     LinearInput input(&workspace, recipe, 0);
     QuantizedLinear linear(&workspace, recipe, 0);
-    EXPECT_TRUE(input.Set({}, {x.data(), 32, 32}).ok());
-    Status status = linear.Forward({}, input, {w.data(), 32, 32}, 1, {out.y.data(), 32, 32});
+    EXPECT_TRUE(input.Set(step, {x.data(), n, n}).ok());
+    Status status = linear.Forward(step, input, {w.data(), n, n}, 1, {out.y.data(), n, n});
     EXPECT_TRUE(status.ok()) << status.ToString();
-    status = linear.Backward({}, {dy.data(), 32, 32}, input, {w.data(), 32, 32}, 1,
-                             {out.dx.data(), 32, 32}, false, {out.dw.data(), 32, 32});
+    status = linear.Backward(step, {dy.data(), n, n}, input, {w.data(), n, n}, 1,
+                             {out.dx.data(), n, n}, false, {out.dw.data(), n, n});
     EXPECT_TRUE(status.ok()) << status.ToString();
     return out;
   }
 
-  static void Check(const Json& golden, size_t index, const char* name,
-                    const std::vector<float>& got, const std::vector<float>& exact) {
-    const std::vector<double> row = Doubles(golden["expect"][std::string(name) + "_row0"]);
+  struct Expected {
+    std::vector<double> row0;
+    double sum, absolute, relative;
+  };
+
+  static void Check(const Expected& expected, const char* name, const std::vector<float>& got,
+                    const std::vector<float>& exact) {
     double sum = 0, absolute = 0, difference = 0, norm = 0;
     for (size_t i = 0; i < got.size(); ++i) {
       const double value = static_cast<double>(got[i]);
@@ -266,25 +251,42 @@ class GoldenLinear : public GoldenBackend {
       difference += std::pow(value - static_cast<double>(exact[i]), 2);
       norm += std::pow(static_cast<double>(exact[i]), 2);
     }
-    // FP32 accumulation of 32 terms against the float64 reference; the terms of one output are a
-    // few times its typical size.
+    // FP32 accumulation against the float64 reference; the terms of one output are a few times its
+    // typical size.
     const double typical = absolute / static_cast<double>(got.size());
-    const double bound = 4.0 * 32 * 0x1p-24 * 8 * typical;
-    for (size_t i = 0; i < row.size(); ++i) EXPECT_NEAR(got[i], row[i], bound) << name << i;
-    const double total = golden["expect"]["abs_sums"].At(index).AsDouble();
-    EXPECT_NEAR(sum, golden["expect"]["sums"].At(index).AsDouble(), 2e-6 * total) << name;
-    EXPECT_NEAR(absolute, total, 2e-6 * total) << name;
-    EXPECT_NEAR(std::sqrt(difference / norm), golden["expect"]["rel_err"][name].AsDouble(), 2e-6)
-        << name;
+    const double bound = 4.0 * std::sqrt(static_cast<double>(got.size())) * 0x1p-24 * 8 * typical;
+    for (size_t i = 0; i < expected.row0.size(); ++i) {
+      EXPECT_NEAR(got[i], expected.row0[i], bound) << name << i;
+    }
+    EXPECT_NEAR(sum, expected.sum, 2e-6 * expected.absolute) << name;
+    EXPECT_NEAR(absolute, expected.absolute, 2e-6 * expected.absolute) << name;
+    EXPECT_NEAR(std::sqrt(difference / norm), expected.relative, 2e-6) << name;
   }
 
-  void CheckAll(const std::string& id, const LinearRecipe& recipe) {
-    const Json golden = Case("linear", id);
+  void CheckAll(const std::string& id, const LinearRecipe& recipe,
+                const RandomReplay* replay = nullptr) {
+    const Json expect = Case("linear", id)["expect"];
     const LayerResult exact = RunLayer(FindRecipe("fp32")->linear);
-    const LayerResult got = RunLayer(recipe);
-    Check(golden, 0, "Y", got.y, exact.y);
-    Check(golden, 1, "dX", got.dx, exact.dx);
-    Check(golden, 2, "dW", got.dw, exact.dw);
+    const LayerResult got = RunLayer(recipe, 32, replay);
+    const auto expected = [&](const char* name, size_t index) {
+      return Expected{Doubles(expect[std::string(name) + "_row0"]),
+                      expect["sums"].At(index).AsDouble(), expect["abs_sums"].At(index).AsDouble(),
+                      expect["rel_err"][name].AsDouble()};
+    };
+    Check(expected("Y", 0), "Y", got.y, exact.y);
+    Check(expected("dX", 1), "dX", got.dx, exact.dx);
+    Check(expected("dW", 2), "dW", got.dw, exact.dw);
+  }
+
+  // The listed numbers of L08 and L09: r_i = (73 i + 41) mod 256, no sign changed.
+  static ListedSource Listed(bool as_fraction) {
+    ListedSource source;
+    source.signs = {1};
+    source.word = [as_fraction](uint32_t, uint64_t i) {
+      const uint32_t byte = static_cast<uint32_t>((73 * i + 41) % 256);
+      return as_fraction ? byte << 24 : byte;
+    };
+    return source;
   }
 };
 
@@ -296,11 +298,67 @@ TEST_F(GoldenLinear, L00WithoutQuantization) {
 TEST_F(GoldenLinear, L01Fp8CurrentScaling) {
   CheckAll("L01", FindRecipe("te_fp8_current")->linear);
 }
+TEST_F(GoldenLinear, L02Fp8PowersOfTwo) { CheckAll("L02", FindRecipe("fp8_lm")->linear); }
+TEST_F(GoldenLinear, L03Mxfp8) { CheckAll("L03", FindRecipe("te_mxfp8")->linear); }
+TEST_F(GoldenLinear, L04Mxfp4) { CheckAll("L04", FindRecipe("mxfp4_plain")->linear); }
 
 TEST_F(GoldenLinear, L05Fp4AsPublished) {
   LinearRecipe recipe = FindRecipe("fp4_ms_paper")->linear;
   recipe.slots[0].pre.alpha = 0.97;
   CheckAll("L05", recipe);
+}
+
+TEST_F(GoldenLinear, L06Fp4AsCoded) {
+  LinearRecipe recipe = FindRecipe("fp4_ms_code")->linear;
+  recipe.slots[0].pre.alpha = 0.9;
+  CheckAll("L06", recipe);
+}
+
+// The listed signs are all positive: the goldens rotate without changing any.
+TEST_F(GoldenLinear, L07QuartetToNearest) {
+  const ListedSource source = Listed(true);
+  CheckAll("L07", FindRecipe("quartet")->linear, &source);
+}
+TEST_F(GoldenLinear, L08QuartetStochastic) {
+  const ListedSource source = Listed(true);
+  CheckAll("L08", FindRecipe("quartet_v1")->linear, &source);
+}
+
+TEST_F(GoldenLinear, L09Nvfp4Stochastic) {
+  const ListedSource source = Listed(false);
+  CheckAll("L09", FindRecipe("nvfp4_te")->linear, &source);
+}
+TEST_F(GoldenLinear, L10Nvfp4ToNearest) {
+  LinearRecipe recipe = FindRecipe("nvfp4_te")->linear;
+  for (Quant& quant : recipe.slots) quant.round = Round::kEven;
+  CheckAll("L10", recipe);
+}
+
+TEST_F(GoldenLinear, Q03QuartetTwoSimulation) {
+  const Json golden = Case("quartet2", "Q03");
+  LinearRecipe recipe = FindRecipe("quartet2_sim")->linear;
+  for (const size_t forward : {0u, 1u}) {
+    recipe.slots[forward].scale_max = 256;
+    recipe.slots[forward].alternatives = {{6, 4}, ErrorMetric::kMse};
+  }
+  ListedSource source;
+  source.signs = Doubles(golden["inputs"]["signs"]);
+  source.word = [](uint32_t slot, uint64_t block) {
+    const uint64_t salt = slot + 9;
+    const uint64_t u = (block * 40503 + salt * 9973 + 12345) % 65536;
+    return static_cast<uint32_t>(u << 16 | 0x8000u);
+  };
+  const LayerResult exact = RunLayer(FindRecipe("fp32")->linear, 128);
+  const LayerResult got = RunLayer(recipe, 128, &source);
+  const Json expect = golden["expect"];
+  const auto expected = [&](const char* name) {
+    return Expected{Doubles(expect["row0"][name]), expect["sum"][name].AsDouble(),
+                    expect["abs_sum"][name].AsDouble(),
+                    expect["rel_err_vs_exact"][name].AsDouble()};
+  };
+  Check(expected("Y"), "Y", got.y, exact.y);
+  Check(expected("dX"), "dX", got.dx, exact.dx);
+  Check(expected("dW"), "dW", got.dw, exact.dw);
 }
 
 }  // namespace

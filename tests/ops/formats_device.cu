@@ -13,6 +13,7 @@
 #include "kernels/formats/occ.h"
 #include "kernels/formats/philox.h"
 #include "kernels/formats/scales.h"
+#include "kernels/formats/surrogates.h"
 
 namespace nibble::formats {
 
@@ -52,6 +53,8 @@ __global__ void AllScalesKernel(const float* x, float* out, uint8_t* codes, int 
   sum += RoundInt4Centred(y) + RoundInt4CentredSr24(y, word) + FixedSign(i);
   sum += DecodeE1M2(code) + DecodeE3M0(code) + DecodeInt4(code) + DecodeInt8(code) +
          DecodeInt4Centred(code);
+  sum += PowerDerivative(y, 0.2) + SplineDerivative(y) + SigmoidDerivative(y, 0.5) +
+         DgeExtrapolated(y, 0.2, 3.0);
   float pair[2] = {sum, y};
   HadamardInPlace<1>(pair, 2);
   codes[i] = E1M2CodeOfGridValue(y) ^ E3M0CodeOfGridValue(y) ^ Int4CodeOfGridValue(y) ^

@@ -18,6 +18,11 @@
 #include "kernels/formats/fp8.h"
 #include "kernels/formats/philox.h"
 
+#if defined(NIBBLE_CUDA_HEADERS)
+#include <cuda_fp4.h>
+#include <cuda_fp8.h>
+#endif
+
 namespace nibble {
 namespace {
 
@@ -109,6 +114,37 @@ TEST(Grids, EveryRoundingOfEveryFormatMatchesTheOracle) {
     }
   }
 }
+
+#if defined(NIBBLE_CUDA_HEADERS)
+TEST(Grids, CodesEqualTheCudaHostConversions) {
+  std::vector<float> x;
+  for (const float bf16 : AllBf16()) {
+    for (const float value : {bf16, std::nextafterf(bf16, 1e38f), std::nextafterf(bf16, -1e38f)}) {
+      if (!std::isnan(value)) x.push_back(value);
+    }
+  }
+  const int64_t n = static_cast<int64_t>(x.size());
+  std::vector<float> grid(x.size());
+  std::vector<uint8_t> codes(x.size());
+  for (const Elem elem : {Elem::kE2M1, Elem::kE4M3, Elem::kE5M2}) {
+    cpu::RoundRun(elem, Round::kEven, x.data(), nullptr, grid.data(), n);
+    cpu::CodesOfRun(elem, grid.data(), codes.data(), n);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int expected = elem == Elem::kE2M1
+                               ? __nv_cvt_float_to_fp4(x[i], __NV_E2M1, cudaRoundNearest) & 0xF
+                               : __nv_cvt_float_to_fp8(x[i], __NV_SATFINITE,
+                                                       elem == Elem::kE4M3 ? __NV_E4M3 : __NV_E5M2);
+      ASSERT_EQ(codes[i], expected) << ElemName(elem) << " " << x[i];
+    }
+  }
+  for (const float value : x) {
+    if (value < 0) continue;
+    ASSERT_EQ(formats::E8M0RoundUp(value),
+              __nv_cvt_float_to_e8m0(value, __NV_SATFINITE, cudaRoundPosInf))
+        << value;
+  }
+}
+#endif
 
 TEST(Grids, CentredIntegersMatchTheirFormula) {
   const std::vector<float> x = AllBf16();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/group_loops.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/philox.h"
 
@@ -255,6 +256,28 @@ TEST_F(GroupRules, PowersOfTwoPassThrough) {
       EXPECT_EQ(out.codes, base.codes) << test.name;
       for (float& value : out.decoded) value /= factor;
       EXPECT_EQ(out.decoded, base.decoded) << test.name;
+    }
+  }
+}
+
+// Element i draws word i, or byte i, of its stream, wherever a run of them starts.
+TEST(RandomWords, AreThoseOfTheirElements) {
+  QuantizeContext context;
+  context.seed = 3;
+  context.step = 4;
+  context.stream = 5;
+  for (const int64_t first : {0, 1, 6, 511, 4097}) {
+    for (const int64_t stride : {1, 7}) {
+      for (const int64_t n : {1, 5, 16, 512}) {
+        std::vector<uint32_t> words(static_cast<size_t>(n)), bytes(words);
+        cpu::RandomWords(context, Round::kSr24, first, stride, words.data(), n);
+        cpu::RandomWords(context, Round::kTe8, first, stride, bytes.data(), n);
+        for (int64_t i = 0; i < n; ++i) {
+          const uint64_t element = static_cast<uint64_t>(first + i * stride);
+          ASSERT_EQ(words[static_cast<size_t>(i)], formats::RandomWord(3, 4, 5, element));
+          ASSERT_EQ(bytes[static_cast<size_t>(i)], formats::RandomByte(3, 4, 5, element));
+        }
+      }
     }
   }
 }

@@ -7,9 +7,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 
-#include "kernels/executable.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/philox.h"
 
@@ -59,7 +59,7 @@ Recipe Folded(const char* name, Elem elem, float max, Round round) {
 // Recipes beyond the built-in rows: every axis that is built, stochastic slots included.
 std::vector<Recipe> ManyRecipes() {
   std::vector<Recipe> recipes;
-  for (const std::string& name : ExecutableRecipeNames()) recipes.push_back(*FindRecipe(name));
+  for (const std::string& name : BuiltInRecipeNames()) recipes.push_back(*FindRecipe(name));
   const Result<Recipe> mixed = ParseRecipeText(R"json({"name":"mixed","linear":{
     "Xf":{"elem":"e2m1","block":"tok","scale":"f32","pre":{"occ":{"alpha":0.9,"scope":"token",
           "comp":"bf16"}}},
@@ -82,17 +82,38 @@ std::vector<Recipe> ManyRecipes() {
   return recipes;
 }
 
+// Odd sizes, or, where a slot rotates groups, the smallest that fit.
 struct Data {
+  Data() = default;
+  explicit Data(const LinearRecipe& recipe) {
+    bool rotates = false;
+    for (const Quant& quant : recipe.slots) rotates |= quant.rotation.size > 0;
+    if (!rotates) return;
+    tokens = 128;
+    in = 256;
+    out = 128;
+    Fill();
+  }
+  void Fill() {
+    x = Random(1, tokens * in);
+    w = Random(2, out * in, 0.1f);
+    dy = Random(3, tokens * out, 1e-3f);
+    y.assign(static_cast<size_t>(tokens * out), 0.0f);
+    dx.assign(static_cast<size_t>(tokens * in), 0.0f);
+    dw.assign(static_cast<size_t>(out * in), 0.0f);
+  }
+
+  int64_t tokens = kTokens, in = kIn, out = kOut;
   Values x = Random(1, kTokens*kIn), w = Random(2, kOut*kIn, 0.1f);
   Values dy = Random(3, kTokens* kOut, 1e-3f);
   Values y = Values(kTokens * kOut), dx = Values(kTokens * kIn), dw = Values(kOut * kIn);
 
-  ConstTensorView X() const { return {x.data(), kTokens, kIn}; }
-  ConstTensorView W() const { return {w.data(), kOut, kIn}; }
-  ConstTensorView DY() const { return {dy.data(), kTokens, kOut}; }
-  TensorView Y() { return {y.data(), kTokens, kOut}; }
-  TensorView DX() { return {dx.data(), kTokens, kIn}; }
-  TensorView DW() { return {dw.data(), kOut, kIn}; }
+  ConstTensorView X() const { return {x.data(), tokens, in}; }
+  ConstTensorView W() const { return {w.data(), out, in}; }
+  ConstTensorView DY() const { return {dy.data(), tokens, out}; }
+  TensorView Y() { return {y.data(), tokens, out}; }
+  TensorView DX() { return {dx.data(), tokens, in}; }
+  TensorView DW() { return {dw.data(), out, in}; }
 };
 
 void RunLayer(Backend& backend, const LinearRecipe& recipe, const LinearStep& step, Data* d) {
@@ -121,15 +142,15 @@ double RelativeError(const Values& a, const Values& exact) {
 
 TEST(Linear, EveryRecipeStaysNearFp32) {
   const std::unique_ptr<Backend> backend = MakeCpu();
-  Data exact;
-  RunLayer(*backend, FindRecipe("fp32")->linear, {}, &exact);
   for (const Recipe& recipe : ManyRecipes()) {
-    Data d;
+    Data d(recipe.linear), exact(recipe.linear);
+    RunLayer(*backend, FindRecipe("fp32")->linear, {}, &exact);
     RunLayer(*backend, recipe.linear, {}, &d);
-    const double limit = recipe.name == "fp32" ? 0 : recipe.name == "bf16" ? 0.01 : 0.35;
+    double limit = recipe.name == "fp32" ? 0 : recipe.name == "bf16" ? 0.01 : 0.4;
+    if (recipe.name == "fp4_ms_code") limit = 0.9;  // drops its outliers
     EXPECT_LE(RelativeError(d.y, exact.y), limit) << recipe.name;
     EXPECT_LE(RelativeError(d.dx, exact.dx), limit) << recipe.name;
-    if (!recipe.linear.weight_estimator.dge()) {
+    if (recipe.linear.weight_estimator.kind == Estimator::kSte) {
       EXPECT_LE(RelativeError(d.dw, exact.dw), limit) << recipe.name;
     }
   }
@@ -137,13 +158,13 @@ TEST(Linear, EveryRecipeStaysNearFp32) {
 
 TEST(Linear, BitsDependOnSeedAndStepOnly) {
   for (const Recipe& recipe : ManyRecipes()) {
-    Data one, again, other;
+    Data one(recipe.linear), again(recipe.linear), other(recipe.linear);
     LinearStep step;
     step.seed = 77;
     step.step = 3;
     RunLayer(*MakeCpu(1), recipe.linear, step, &one);
     for (const int threads : {2, 3}) {
-      again = Data();
+      again = Data(recipe.linear);
       RunLayer(*MakeCpu(threads), recipe.linear, step, &again);
       EXPECT_TRUE(SameBits(one.y, again.y) && SameBits(one.dx, again.dx) &&
                   SameBits(one.dw, again.dw))
@@ -151,17 +172,56 @@ TEST(Linear, BitsDependOnSeedAndStepOnly) {
     }
     step.step = 4;
     RunLayer(*MakeCpu(1), recipe.linear, step, &other);
-    EXPECT_EQ(SameBits(one.dx, other.dx), !recipe.linear.slot(Slot::kGd).stochastic());
-    EXPECT_EQ(SameBits(one.dw, other.dw), !recipe.linear.Resolved(Slot::kGw).stochastic());
+    const auto drawn = [&](Slot a, Slot b) {
+      return recipe.linear.Resolved(a).stochastic() || recipe.linear.Resolved(b).stochastic();
+    };
+    EXPECT_EQ(SameBits(one.y, other.y), !drawn(Slot::kXf, Slot::kWf)) << recipe.name;
+    EXPECT_EQ(SameBits(one.dx, other.dx), !drawn(Slot::kGd, Slot::kWd)) << recipe.name;
+    EXPECT_EQ(SameBits(one.dw, other.dw), !drawn(Slot::kGw, Slot::kXw)) << recipe.name;
+  }
+}
+
+// Poisoned, empty and extreme operands go through every recipe without a crash, and what was not
+// finite is counted.
+TEST(Linear, OddValuesPassEveryRecipe) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  for (const Recipe& recipe : ManyRecipes()) {
+    Data zeros(recipe.linear);
+    for (Values* values : {&zeros.x, &zeros.w, &zeros.dy}) {
+      std::fill(values->begin(), values->end(), 0.0f);
+    }
+    RunLayer(*backend, recipe.linear, {}, &zeros);
+    for (const float value : zeros.y) ASSERT_LE(std::fabs(value), 1e-12f) << recipe.name;
+    for (const float value : zeros.dw) ASSERT_LE(std::fabs(value), 1e-12f) << recipe.name;
+    for (const float scale : {1e-39f, 1e15f}) {
+      Data d(recipe.linear);
+      for (Values* values : {&d.x, &d.w, &d.dy}) {
+        for (float& value : *values) value *= scale;
+      }
+      RunLayer(*backend, recipe.linear, {}, &d);
+      for (const float value : d.y) ASSERT_TRUE(std::isfinite(value)) << recipe.name << scale;
+      for (const float value : d.dx) ASSERT_TRUE(std::isfinite(value)) << recipe.name << scale;
+      for (const float value : d.dw) ASSERT_TRUE(std::isfinite(value)) << recipe.name << scale;
+    }
+    for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+      Data d(recipe.linear);
+      d.x[3] = bad;
+      LinearWorkspace workspace(backend.get());
+      LinearInput input(&workspace, recipe.linear, 0);
+      ASSERT_TRUE(input.Set({}, d.X()).ok());
+      if (recipe.linear.slot(Slot::kXf).has_scale()) {
+        EXPECT_GE(input.nonfinite_amax(), 1) << recipe.name;
+      }
+    }
   }
 }
 
 TEST(Linear, SharedInputsAndInterleavedLayersGiveTheSameBits) {
   for (const Recipe& recipe : ManyRecipes()) {
     const std::unique_ptr<Backend> backend = MakeCpu();
-    Data alone, first, second, between;
+    Data alone(recipe.linear), first(recipe.linear), second(recipe.linear), between(recipe.linear);
     RunLayer(*backend, recipe.linear, {}, &alone);
-    between.x = Random(8, kTokens * kIn);
+    between.x = Random(8, between.tokens * between.in);
     LinearWorkspace workspace(backend.get());
     LinearInput input(&workspace, recipe.linear, 5), other(&workspace, recipe.linear, 5);
     QuantizedLinear a(&workspace, recipe.linear, 5), b(&workspace, recipe.linear, 5);
@@ -178,6 +238,47 @@ TEST(Linear, SharedInputsAndInterleavedLayersGiveTheSameBits) {
     EXPECT_TRUE(SameBits(first.dx, alone.dx) && SameBits(second.dx, alone.dx)) << recipe.name;
     EXPECT_TRUE(SameBits(first.dw, alone.dw) && SameBits(second.dw, alone.dw)) << recipe.name;
   }
+}
+
+// A large common offset of all tokens ruins 4-bit codes; split off, it does not.
+TEST(Linear, SplittingTheMeanOffKeepsAnOffsetOfAllTokens) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  LinearRecipe plain = FindRecipe("mxfp4_plain")->linear;
+  for (const Slot slot : {Slot::kWf, Slot::kGd, Slot::kWd, Slot::kGw}) {
+    plain.slots[static_cast<size_t>(slot)] = Quant();
+    plain.slots[static_cast<size_t>(slot)].elem = Elem::kF32;
+  }
+  LinearRecipe split = plain;
+  for (const Slot slot : {Slot::kXf, Slot::kXw}) {
+    split.slots[static_cast<size_t>(slot)].split = Split::kMean;
+  }
+  Data exact, with, without;
+  for (Data* d : {&exact, &with, &without}) {
+    for (size_t i = 0; i < d->x.size(); ++i) d->x[i] += i % kIn % 2 == 0 ? 20.0f : -12.0f;
+  }
+  RunLayer(*backend, FindRecipe("fp32")->linear, {}, &exact);
+  RunLayer(*backend, split, {}, &with);
+  RunLayer(*backend, plain, {}, &without);
+  EXPECT_LT(RelativeError(with.y, exact.y), 0.2 * RelativeError(without.y, exact.y));
+  EXPECT_LT(RelativeError(with.dw, exact.dw), 0.2 * RelativeError(without.dw, exact.dw));
+}
+
+// The widest columns in E4M3: their error falls, and the weights follow the columns X chose.
+TEST(Linear, SplittingChannelsOffKeepsTheWidestColumns) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const LinearRecipe mixed = FindRecipe("tetrajet2_mix")->linear;
+  const LinearRecipe plain = FindRecipe("tetrajet2")->linear;
+  Data exact(mixed), with(mixed), without(mixed);
+  for (Data* d : {&exact, &with, &without}) {
+    for (int64_t i = 0; i < d->tokens * d->in; ++i) {
+      if (i % d->in % 3 == 0) d->x[static_cast<size_t>(i)] *= 30.0f;
+    }
+  }
+  RunLayer(*backend, FindRecipe("fp32")->linear, {}, &exact);
+  RunLayer(*backend, mixed, {}, &with);
+  RunLayer(*backend, plain, {}, &without);
+  EXPECT_LT(RelativeError(with.y, exact.y), 0.5 * RelativeError(without.y, exact.y));
+  EXPECT_LT(RelativeError(with.dw, exact.dw), RelativeError(without.dw, exact.dw));
 }
 
 TEST(Linear, GradientsAccumulateWhenAsked) {
@@ -240,7 +341,7 @@ TEST(Linear, SavesCodesInsteadOfTheInput) {
 TEST(Linear, AllocatesNothingAfterWarmUp) {
   for (const Recipe& recipe : ManyRecipes()) {
     const std::unique_ptr<Backend> backend = MakeCpu();
-    Data d;
+    Data d(recipe.linear);
     LinearWorkspace workspace(backend.get());
     LinearInput input(&workspace, recipe.linear, 0);
     QuantizedLinear linear(&workspace, recipe.linear, 0);

@@ -161,6 +161,10 @@ Status TimedBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quan
   return Time("quantized_gemm", [&] { return inner_.QuantizedGemm(params, a, b, out); });
 }
 
+Status TimedBackend::ApplyMask(const QuantizedTensor& quantized, TensorView x) {
+  return Time("mask", [&] { return inner_.ApplyMask(quantized, x); });
+}
+
 Status TimedBackend::Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,
                             ConstTensorView x, TensorView out) {
   return Time("rotate", [&] { return inner_.Rotate(rotation, context, inverse, x, out); });

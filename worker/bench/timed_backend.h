@@ -75,6 +75,7 @@ class TimedBackend final : public Backend {
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
                        TensorView gradient) override;
+  Status ApplyMask(const QuantizedTensor& quantized, TensorView x) override;
   Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                        const QuantizedTensor& b, TensorView out) override;
   Status Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,

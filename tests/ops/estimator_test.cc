@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Gradients through the weight quantizer: surrogate derivatives and the scale's maximum.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/formats/bf16.h"
+#include "kernels/formats/e2m1.h"
+#include "kernels/formats/philox.h"
+#include "kernels/formats/surrogates.h"
+
+namespace nibble {
+namespace {
+
+using Values = std::vector<float>;
+
+Values Random(uint32_t stream, size_t size) {
+  Values x(size);
+  for (size_t i = 0; i < size; ++i) {
+    x[i] = formats::RoundBf16(
+        static_cast<float>(formats::RandomWord(9, 0, stream, i) >> 8) * 0x1p-23f - 1.0f);
+  }
+  return x;
+}
+
+class Estimators : public testing::Test {
+ protected:
+  static constexpr int64_t kRows = 5, kCols = 40;
+
+  void SetUp() override {
+    Result<std::unique_ptr<Backend>> made = MakeBackend("cpu", {});
+    ASSERT_TRUE(made.ok());
+    backend_ = std::move(*made);
+  }
+
+  // The gradient of `weight_` under the estimator; quantized_ and decoded_ as a side effect.
+  Values Gradient(const WeightEstimator& estimator, const Quant& quant) {
+    decoded_.resize(weight_.size());
+    Values gradient(weight_.size(), 0.0f);
+    Status status = backend_->Quantize(quant, {}, {weight_.data(), kRows, kCols}, &quantized_,
+                                       {decoded_.data(), kRows, kCols});
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    status = backend_->DgeAccumulate(estimator, {wgrad_.data(), kRows, kCols},
+                                     {weight_.data(), kRows, kCols}, quantized_,
+                                     {gradient.data(), kRows, kCols});
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    return gradient;
+  }
+
+  static Quant Absmax(Block block, int group) {
+    Quant quant;
+    quant.elem = Elem::kE2M1;
+    quant.block = block;
+    quant.group = group;
+    quant.scale = ScaleRule::kF32;
+    quant.scale_max = 6;
+    return quant;
+  }
+
+  std::unique_ptr<Backend> backend_;
+  Values weight_ = Random(1, kRows*kCols), wgrad_ = Random(2, kRows*kCols);
+  QuantizedTensor quantized_;
+  Values decoded_;
+};
+
+TEST_F(Estimators, EverySurrogateForEveryLayoutOfScales) {
+  for (const Estimator kind :
+       {Estimator::kDge, Estimator::kPower, Estimator::kSpline, Estimator::kSigmoid}) {
+    WeightEstimator estimator;
+    estimator.kind = kind;
+    for (const Quant& quant :
+         {Absmax(Block::kTensor, 0), Absmax(Block::kOutputChannel, 0),
+          Absmax(Block::kInputChannel, 0), Absmax(Block::kGroup, 16), Absmax(Block::kTile, 16)}) {
+      const Values gradient = Gradient(estimator, quant);
+      for (int64_t row = 0; row < kRows; ++row) {
+        for (int64_t col = 0; col < kCols; ++col) {
+          // The scale of this element from its group's amax, found the slow way.
+          float amax = 0;
+          for (int64_t r = 0; r < kRows; ++r) {
+            for (int64_t c = 0; c < kCols; ++c) {
+              const bool together =
+                  quant.block == Block::kTensor ||
+                  (quant.block == Block::kOutputChannel && r == row) ||
+                  (quant.block == Block::kInputChannel && c == col) ||
+                  (quant.block == Block::kGroup && r == row && c / 16 == col / 16) ||
+                  (quant.block == Block::kTile && c / 16 == col / 16);
+              if (together)
+                amax = std::fmax(amax, std::fabs(weight_[static_cast<size_t>(r * kCols + c)]));
+            }
+          }
+          const size_t i = static_cast<size_t>(row * kCols + col);
+          const float y = std::fmax(-6.0f, std::fmin(6.0f, weight_[i] * (6.0f / amax)));
+          float slope = 0;
+          if (kind == Estimator::kDge) slope = formats::DgeDerivative(y, 0.2, 3);
+          if (kind == Estimator::kPower) slope = formats::PowerDerivative(y, 0.2);
+          if (kind == Estimator::kSpline) slope = formats::SplineDerivative(y);
+          if (kind == Estimator::kSigmoid) slope = formats::SigmoidDerivative(y, 0.5);
+          ASSERT_NEAR(gradient[i], wgrad_[i] * slope, 1e-5 * std::fabs(slope) + 1e-7);
+        }
+      }
+    }
+  }
+}
+
+// The surrogates' definitions, written out: the study's power form, the slope of 40 points, a sum
+// of logistic steps; each clipped to [0.5, 1e4].
+TEST_F(Estimators, SurrogatesFollowTheirFormulas) {
+  const auto clip = [](double v) { return std::fmin(std::fmax(v, 0.5), 1e4); };
+  const double edges[] = {-6, -4, -3, -2, -1.5, -1, -.5, 0, .5, 1, 1.5, 2, 3, 4, 6};
+  for (int i = -599; i < 600; i += 7) {
+    const float x = static_cast<float>(i) / 100.0f;
+    const double at = static_cast<double>(x);
+    int cell = 0;
+    while (cell < 13 && at >= edges[cell + 1]) ++cell;
+    const double d = edges[cell + 1] - edges[cell];
+    const double middle = edges[cell] + d / 2;
+    const double power = d / 2 / 5 * std::pow(std::fabs(at - middle), 0.2 - 1);
+    EXPECT_NEAR(formats::PowerDerivative(x, 0.2), clip(power), 1e-4 * clip(power)) << x;
+    double logistic = 0;
+    for (int step = 0; step < 14; ++step) {
+      const double width = edges[step + 1] - edges[step];
+      const double s = 1 / (1 + std::exp(-(at - (edges[step] + width / 2)) / 0.5));
+      logistic += width * s * (1 - s) / 0.5;
+    }
+    EXPECT_NEAR(formats::SigmoidDerivative(x, 0.5), clip(logistic), 1e-6) << x;
+    const int point = static_cast<int>(std::floor((at + 6) * 3.25));
+    const float left = static_cast<float>(-6 + point * 12.0 / 39);
+    const float right = static_cast<float>(-6 + (point + 1) * 12.0 / 39);
+    const double rise = static_cast<double>(formats::RoundE2M1Even(right)) -
+                        static_cast<double>(formats::RoundE2M1Even(left));
+    EXPECT_NEAR(formats::SplineDerivative(x), clip(rise / (12.0 / 39)), 1e-5) << x;
+  }
+}
+
+// dL/dw_j = D_j g_j - (dn/dw_j / n) sum_i g_i (D_i w_i - Q(w_i)), with D = 1.
+TEST_F(Estimators, TheGradientThroughTheAbsoluteMaximum) {
+  WeightEstimator estimator;
+  estimator.max_gradient = MaxGradient::kAbsmax;
+  const Values hard = Gradient(estimator, Absmax(Block::kOutputChannel, 0));
+  estimator.max_gradient = MaxGradient::kSoftmaxBackward;
+  estimator.max_temperature = 80;
+  const Values sharp = Gradient(estimator, Absmax(Block::kOutputChannel, 0));
+  for (int64_t row = 0; row < kRows; ++row) {
+    double sum = 0;
+    int64_t largest = row * kCols;
+    for (int64_t i = row * kCols; i < (row + 1) * kCols; ++i) {
+      const size_t at = static_cast<size_t>(i);
+      sum += static_cast<double>(wgrad_[at]) *
+             (static_cast<double>(weight_[at]) - static_cast<double>(decoded_[at]));
+      if (std::fabs(weight_[at]) > std::fabs(weight_[static_cast<size_t>(largest)])) largest = i;
+    }
+    for (int64_t i = row * kCols; i < (row + 1) * kCols; ++i) {
+      const size_t at = static_cast<size_t>(i);
+      const double through = i == largest ? sum / static_cast<double>(weight_[at]) : 0.0;
+      EXPECT_NEAR(hard[at], static_cast<double>(wgrad_[at]) - through, 1e-5);
+    }
+    // The softmax's share of the whole row adds up to the same, on a row with a clear maximum.
+    double hard_sum = 0, sharp_sum = 0;
+    for (int64_t i = row * kCols; i < (row + 1) * kCols; ++i) {
+      const size_t at = static_cast<size_t>(i);
+      hard_sum += static_cast<double>((hard[at] - wgrad_[at]) * weight_[at]);
+      sharp_sum += static_cast<double>((sharp[at] - wgrad_[at]) * weight_[at]);
+    }
+    EXPECT_NEAR(sharp_sum, hard_sum, 0.05 * std::fabs(hard_sum) + 1e-4);
+  }
+  estimator.max_gradient = MaxGradient::kSoftmax;
+  Values gradient(weight_.size());
+  EXPECT_EQ(
+      backend_
+          ->DgeAccumulate(estimator, {wgrad_.data(), kRows, kCols}, {weight_.data(), kRows, kCols},
+                          quantized_, {gradient.data(), kRows, kCols})
+          .code(),
+      StatusCode::kUnimplemented);
+}
+
+}  // namespace
+}  // namespace nibble
