@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/code_loops.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/cpu/quantize_loops.h"
@@ -113,6 +114,21 @@ NIBBLE_CLONES void Int8Sr24(const float* y, const uint32_t* words, uint8_t* code
   }
 }
 
+NIBBLE_CLONES uint32_t ReciprocalAmax(const float* x, const float* reciprocals, int64_t n) {
+  uint32_t lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      lanes[l] = formats::AmaxUpdate(lanes[l], formats::RoundBf16(x[i + l]) * reciprocals[i + l]);
+    }
+  }
+  for (; i < n; ++i) {
+    lanes[0] = formats::AmaxUpdate(lanes[0], formats::RoundBf16(x[i]) * reciprocals[i]);
+  }
+  for (int l = 1; l < kLanes; ++l) lanes[0] = lanes[l] > lanes[0] ? lanes[l] : lanes[0];
+  return lanes[0];
+}
+
 NIBBLE_CLONES void PackPairs(const uint8_t* codes, uint8_t* packed, int64_t pairs) {
   for (int64_t i = 0; i < pairs; ++i) {
     packed[i] = static_cast<uint8_t>(codes[2 * i] | (codes[2 * i + 1] << 4));
@@ -178,6 +194,48 @@ void EncodeCodes(const Quant& quant, const float* y, const uint32_t* words, uint
   }
   PackPairs(wide, codes, n / 2);
   if (n % 2 != 0) codes[n / 2] = wide[n - 1];
+}
+
+bool Reciprocable(const float* fold, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const bool ordinary = fold[i] >= 1.0f / kLargestReciprocable && fold[i] <= kLargestReciprocable;
+    if (!ordinary && fold[i] != std::numeric_limits<float>::infinity()) return false;
+  }
+  return true;
+}
+
+bool EncsAreOrdinary(const float* enc, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (!(enc[i] >= 1.0f / kLargestFastEnc && enc[i] <= kLargestFastEnc)) return false;
+  }
+  return true;
+}
+
+uint32_t FoldedAmaxFast(const float* x, const float* fold, const float* reciprocals, int64_t n) {
+  constexpr int64_t kParts = 64;
+  // Of a product against a quotient, both ways.
+  constexpr float kSlack = 1.0f - 0x1p-21f;
+  uint32_t amax = 0;
+  for (int64_t first = 0; first < n; first += kParts * kSegment) {
+    const int64_t parts = (std::min(n - first, kParts * kSegment) + kSegment - 1) / kSegment;
+    uint32_t largest[kParts];
+    uint32_t all = 0;
+    for (int64_t p = 0; p < parts; ++p) {
+      const int64_t at = first + p * kSegment;
+      largest[p] = ReciprocalAmax(x + at, reciprocals + at, std::min(kSegment, n - at));
+      all = std::max(all, largest[p]);
+    }
+    // Small or infinite products say little: then every part is divided. Bits order as magnitudes.
+    const float threshold = formats::BitsFloat(all) * kSlack;
+    const bool ordinary = threshold > 0x1p-100f && formats::IsFinite(threshold);
+    const uint32_t least = ordinary ? formats::FloatBits(threshold) : 0u;
+    for (int64_t p = 0; p < parts; ++p) {
+      const int64_t at = first + p * kSegment;
+      if (largest[p] < least) continue;
+      amax = std::max(amax, FoldedAmaxLanes(x + at, fold + at, std::min(kSegment, n - at)));
+    }
+  }
+  return amax;
 }
 
 }  // namespace nibble::cpu

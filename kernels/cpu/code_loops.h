@@ -42,4 +42,14 @@ bool EncodesDirectly(const Quant& quant);
 void EncodeCodes(const Quant& quant, const float* y, const uint32_t* words, uint8_t* codes,
                  int64_t n);
 
+// Folding without divisions computes with reciprocals = fl(1 / fold), whose products differ from
+// the specified quotients in the last bits, and finds out where that could change a result. It
+// needs magnitudes far from the ends of the range.
+inline constexpr float kLargestReciprocable = 0x1p60f;
+inline constexpr float kLargestFastEnc = 0x1p66f;
+bool Reciprocable(const float* fold, int64_t n);    // each +Inf or in [2^-60, 2^60]
+bool EncsAreOrdinary(const float* enc, int64_t n);  // each in [2^-66, 2^66]
+
+// As FoldedAmax. Precondition: Reciprocable(fold).
+uint32_t FoldedAmaxFast(const float* x, const float* fold, const float* reciprocals, int64_t n);
 }  // namespace nibble::cpu

@@ -148,7 +148,8 @@ int64_t CpuBackend::workspace_bytes() const {
       code_reference_.size_bytes() + code_workspace_.size_bytes() + groups_.size_bytes();
   for (const Buffer* buffer :
        {&rope_table_, &norm_partials_, &attention_scratch_, &attention_packed_, &gemm_a_, &gemm_b_,
-        &reduce_partials_, &histogram_, &row_stats_, &column_stats_, &code_scales_}) {
+        &reduce_partials_, &histogram_, &tail_keys_, &tails_, &row_stats_, &column_stats_,
+        &reciprocals_, &code_scales_}) {
     total += buffer->capacity_bytes();
   }
   return total;

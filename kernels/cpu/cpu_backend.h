@@ -106,7 +106,7 @@ class CpuBackend final : public Backend {
   static Status CheckQuantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                               TensorView decoded, QuantizedTensor* out);
   Status RunJobs(std::span<QuantizeJob> jobs, ConstTensorView x);
-  Status PrepareFold(QuantizeJob* job, ConstTensorView x);
+  Status PrepareFold(QuantizeJob* job, ConstTensorView x, float* reciprocals);
   Status MeasureRows(std::span<QuantizeJob> jobs, ConstTensorView x);
   static void MeasureJobRow(const QuantizeJob& job, ConstTensorView x, int64_t row, int worker);
   Status SetScales(const QuantizeJob& job);
@@ -124,6 +124,10 @@ class CpuBackend final : public Backend {
                         QuantizedTensor* out, TensorView decoded);
   // Clamping bounds from the order statistics of the whole tensor (one pair) or of each row.
   Status TensorBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
+  // Two ways to the same pair: sorting the tails beyond a guess (false: the guess was bad), and
+  // counting every value.
+  Result<bool> TailBounds(const Occ& occ, ConstTensorView x, float* low, float* high);
+  Status HistogramBounds(const Occ& occ, ConstTensorView x, float* low, float* high);
   Status TokenBounds(const Occ& occ, ConstTensorView x, RowStats* stats);
 
   ThreadPool pool_;
@@ -134,7 +138,8 @@ class CpuBackend final : public Backend {
 
   // Workspaces, one per purpose so that operations may call each other.
   Buffer rope_table_, norm_partials_, attention_scratch_, attention_packed_, gemm_a_, gemm_b_;
-  Buffer reduce_partials_, histogram_, row_stats_, column_stats_, code_scales_;
+  Buffer reduce_partials_, histogram_, tail_keys_, tails_, row_stats_, column_stats_, reciprocals_,
+      code_scales_;
   codes::ReferenceWorkspace code_reference_;
   codes::FastWorkspace code_workspace_;
   const codes::KernelSet& code_kernels_;

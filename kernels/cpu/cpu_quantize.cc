@@ -13,6 +13,8 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/quantize_loops.h"
 #include "kernels/cpu/random_words.h"
+#include "kernels/cpu/stochastic_encode.h"
+#include "kernels/cpu/vector_scan.h"
 #include "kernels/executable.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/fp8.h"
@@ -30,6 +32,9 @@ struct QuantizeJob {
   TensorView decoded;
   RowStats* stats = nullptr;    // (rows)
   uint32_t* columns = nullptr;  // (workers, cols) magnitude bits, per_column only
+  // fl(1 / fold), where the loops without divisions may be used; else nullptr.
+  const float* reciprocals = nullptr;
+  bool fast_encode = false;  // and the scales permit EncodeSr24Fast, too
 
   bool turned() const { return context.contraction == Axis::kRows; }
   const float* fold() const {
@@ -89,7 +94,11 @@ struct ResidualRow {
   void Write(const float* x, const Scaling& scaling, const float* grid, int64_t first_column,
              int64_t n, int32_t* next) const {
     int32_t* column = const_cast<int32_t*>(columns);
-    for (int64_t i = 0; i < n; ++i) {
+    uint16_t positions[kSegment + 16];
+    // Rounding is monotone: nothing within the bounds leaves them.
+    const int64_t count = PositionsOutside(x, n, scaling.low, scaling.high, positions);
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t i = positions[j];
       const float value = formats::RoundBf16(x[i]);
       if (!(value < scaling.low || value > scaling.high)) continue;
       const float residual = value - formats::OccClamp(value, scaling.low, scaling.high);
@@ -163,7 +172,7 @@ bool RowIsZero(const QuantizedTensor& x, int64_t row) {
 
 }  // namespace
 
-Status CpuBackend::PrepareFold(QuantizeJob* job, ConstTensorView x) {
+Status CpuBackend::PrepareFold(QuantizeJob* job, ConstTensorView x, float* reciprocals) {
   QuantizedTensor* out = job->out;
   out->folded = job->context.fold != nullptr;
   if (!out->folded) return OkStatus();
@@ -184,6 +193,9 @@ Status CpuBackend::PrepareFold(QuantizeJob* job, ConstTensorView x) {
     // A group of zeros has enc 1.
     if (other.per_row() && fold[i] == 1.0f && RowIsZero(other, i)) fold[i] = kInfinity;
   }
+  if (!Reciprocable(fold, depth)) return OkStatus();
+  for (int64_t i = 0; i < depth; ++i) reciprocals[i] = 1.0f / fold[i];
+  job->reciprocals = reciprocals;
   return OkStatus();
 }
 
@@ -198,6 +210,9 @@ void CpuBackend::MeasureJobRow(const QuantizeJob& job, ConstTensorView x, int64_
   }
   if (job.out->per_column()) {
     uint32_t* columns = job.columns + worker * x.cols;
+    if (job.reciprocals != nullptr) {
+      return FoldedColumnAmaxFast(source, fold[row], job.reciprocals[row], columns, x.cols);
+    }
     if (fold != nullptr) return FoldedColumnAmax(source, fold[row], columns, x.cols);
     return ColumnAmax(source, stats.low, stats.high, columns, x.cols);
   }
@@ -206,6 +221,8 @@ void CpuBackend::MeasureJobRow(const QuantizeJob& job, ConstTensorView x, int64_
   if (job.turned()) {
     MeasurePlain(source, x.cols, &stats);
     stats.amax_bits = formats::FloatBits(formats::BitsFloat(stats.amax_bits) / fold[row]);
+  } else if (job.reciprocals != nullptr) {
+    stats.amax_bits = FoldedAmaxFast(source, fold, job.reciprocals, x.cols);
   } else {
     stats.amax_bits = FoldedAmax(source, fold, x.cols);
   }
@@ -214,6 +231,8 @@ void CpuBackend::MeasureJobRow(const QuantizeJob& job, ConstTensorView x, int64_
 Status CpuBackend::MeasureRows(std::span<QuantizeJob> jobs, ConstTensorView x) {
   const int64_t threads = pool_.threads();
   const auto count = static_cast<int64_t>(jobs.size());
+  const int64_t depth = std::max(x.rows, x.cols);
+  RETURN_IF_ERROR(reciprocals_.Reserve(*this, count * depth * 4));
   RETURN_IF_ERROR(
       row_stats_.Reserve(*this, count * x.rows * static_cast<int64_t>(sizeof(RowStats))));
   RETURN_IF_ERROR(column_stats_.Reserve(*this, count * threads * x.cols * 4));
@@ -221,7 +240,7 @@ Status CpuBackend::MeasureRows(std::span<QuantizeJob> jobs, ConstTensorView x) {
     QuantizeJob& job = jobs[static_cast<size_t>(i)];
     job.stats = static_cast<RowStats*>(row_stats_.data()) + i * x.rows;
     job.columns = static_cast<uint32_t*>(column_stats_.data()) + i * threads * x.cols;
-    RETURN_IF_ERROR(PrepareFold(&job, x));
+    RETURN_IF_ERROR(PrepareFold(&job, x, static_cast<float*>(reciprocals_.data()) + i * depth));
     if (job.out->per_column()) std::fill(job.columns, job.columns + threads * x.cols, 0u);
     if (job.quant.pre.enabled && x.cols > 0) {
       RETURN_IF_ERROR(job.quant.pre.scope == OccScope::kTensor
@@ -391,14 +410,18 @@ class RowEncoder {
     uint8_t scratch[2 * kSegment];
     const int64_t at = row * out.code_row_bytes() + col * ElemBits(out.elem) / 8;
     uint8_t* codes = out.has_codes ? static_cast<uint8_t*>(out.codes.data()) + at : scratch;
-    ScaleSegment(scaling, source, y, n);
     const bool outliers = out.comp != OccComp::kNone && job_.stats[row].residual_count > 0;
     const bool wide = outliers && out.comp == OccComp::kWide;
     const bool decoded = job_.decoded.data != nullptr;
     if (direct_) {
-      EncodeCodes(job_.quant, y, random ? words_.Of(row, col, n) : nullptr, codes, n);
+      const uint32_t* words = random ? words_.Of(row, col, n) : nullptr;
+      if (!(job_.fast_encode && EncodeFast(row, col, source, words, codes, n))) {
+        ScaleSegment(scaling, source, y, n);
+        EncodeCodes(job_.quant, y, words, codes, n);
+      }
       if (decoded || wide) GridFromCodes(out.elem, codes, grid, n);
     } else {
+      ScaleSegment(scaling, source, y, n);
       RoundSegment(job_.quant, PositionOf(row, col), y, grid, n);
       if (out.has_codes) EncodeSegment(out.elem, grid, codes, n);
     }
@@ -408,6 +431,14 @@ class RowEncoder {
     if (!decoded) return;
     if (wide) residual_.AddWide(from, *next, col, grid);
     DecodeGrid(out, row, col, grid, job_.decoded.f32() + row * x_.cols + col, n);
+  }
+
+  bool EncodeFast(int64_t row, int64_t col, const float* source, const uint32_t* words,
+                  uint8_t* codes, int64_t n) const {
+    const float* columns = (job_.turned() ? job_.enc() : job_.reciprocals) + col;
+    const float factor =
+        job_.turned() ? job_.reciprocals[row] : job_.enc()[job_.out->per_row() ? row : 0];
+    return EncodeSr24Fast(job_.out->elem, source, columns, factor, words, codes, n);
   }
 
   RandomPosition PositionOf(int64_t row, int64_t col) const {
@@ -473,7 +504,13 @@ Status CpuBackend::CheckQuantize(const Quant& quant, const QuantizeContext& cont
 
 Status CpuBackend::RunJobs(std::span<QuantizeJob> jobs, ConstTensorView x) {
   RETURN_IF_ERROR(MeasureRows(jobs, x));
-  for (const QuantizeJob& job : jobs) RETURN_IF_ERROR(SetScales(job));
+  for (QuantizeJob& job : jobs) {
+    RETURN_IF_ERROR(SetScales(job));
+    // One factor by column and one by row: a reciprocal and a scale, either way round.
+    const bool crossed = job.turned() == job.out->per_column();
+    job.fast_encode = job.reciprocals != nullptr && crossed && job.quant.round == Round::kSr24 &&
+                      EncsAreOrdinary(job.enc(), job.out->scale_count());
+  }
   return EncodeRows(jobs, x);
 }
 

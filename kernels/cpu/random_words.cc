@@ -84,7 +84,7 @@ __attribute__((target("avx2"))) void GroupsAvx2(const RandomStream& s, uint64_t 
 __attribute__((target("avx512f"))) void GroupsAvx512(const RandomStream& s, uint64_t first,
                                                      uint64_t stride, int64_t groups,
                                                      uint32_t* words) {
-  constexpr int kSets = 2, kCounters = 8;
+  constexpr int kSets = 4, kCounters = 8;
   const __m512i m0 = _mm512_set1_epi64(kMultiplier0), m1 = _mm512_set1_epi64(kMultiplier1);
   const auto step = static_cast<int64_t>(stride);
   const __m512i ramp =

@@ -116,8 +116,9 @@ struct Data {
   TensorView DW() { return {dw.data(), out, in}; }
 };
 
-void RunLayer(Backend& backend, const LinearRecipe& recipe, const LinearStep& step, Data* d) {
-  LinearWorkspace workspace(&backend);
+void RunLayer(Backend& backend, const LinearRecipe& recipe, const LinearStep& step, Data* d,
+              Support path = Support::kFast) {
+  LinearWorkspace workspace(&backend, path);
   LinearInput input(&workspace, recipe, 5);
   QuantizedLinear linear(&workspace, recipe, 5);
   ASSERT_TRUE(input.Set(step, d->X()).ok());
@@ -413,6 +414,77 @@ TEST(Linear, WrongShapesAreRefusedWithBothShapes) {
   EXPECT_EQ(
       linear.Backward({}, d.DY(), input, d.W(), 1, d.DX(), false, {d.dw.data(), kIn, kOut}).code(),
       StatusCode::kInvalidArgument);
+}
+
+// A layer by the backend's kernels and by the same sums in FP32 GEMMs.
+TEST(Linear, FastAndReferencePathsGiveTheSameBits) {
+  for (const Recipe& recipe : ManyRecipes()) {
+    const std::unique_ptr<Backend> backend = MakeCpu();
+    Data fast, reference;
+    RunLayer(*backend, recipe.linear, {}, &fast);
+    RunLayer(*backend, recipe.linear, {}, &reference, Support::kReference);
+    EXPECT_TRUE(SameBits(fast.y, reference.y)) << recipe.name;
+    EXPECT_TRUE(SameBits(fast.dx, reference.dx)) << recipe.name;
+    EXPECT_TRUE(SameBits(fast.dw, reference.dw)) << recipe.name;
+  }
+}
+
+TEST(Linear, FoldedRecipesMultiplyCodesInAllThreeProducts) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  for (const Elem elem : {Elem::kE2M1, Elem::kInt8}) {
+    const Recipe recipe = Folded("f", elem, elem == Elem::kInt8 ? 127 : 6, Round::kSr24);
+    const Result<LinearPaths> paths = PathsOf(*backend, recipe.linear, 64, 32, 16);
+    ASSERT_TRUE(paths.ok());
+    for (const ProductForm& form : {paths->fprop, paths->dgrad, paths->wgrad}) {
+      EXPECT_TRUE(form.on_codes) << form.reason;
+      EXPECT_STREQ(SupportName(form.support), "fast");
+    }
+  }
+  const Recipe fold8 = Folded("fold8", Elem::kE4M3, 448, Round::kEven);
+  const Result<LinearPaths> paths = PathsOf(*backend, fold8.linear, 64, 32, 16);
+  ASSERT_TRUE(paths.ok());
+  EXPECT_TRUE(paths->fprop.on_codes);
+  EXPECT_FALSE(paths->dgrad.on_codes);
+  EXPECT_STREQ(paths->wgrad.reason, "the backend has no kernel for these formats");
+}
+
+// Whether a scale leaves the sum decides, and an outlier residual that cannot be folded.
+TEST(Linear, DecodedProductsSayWhy) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  Recipe recipe = Folded("f", Elem::kE2M1, 6, Round::kSr24);
+  const auto form = [&](const LinearProduct& product) {
+    return FormOf(*backend, recipe.linear, product, 8, 8, 8);
+  };
+  recipe.linear.slots[static_cast<size_t>(Slot::kXf)].pre.comp = OccComp::kE4M3;
+  EXPECT_TRUE(form(kFprop).on_codes);
+  EXPECT_STREQ(form(kWgrad).reason, "an outlier residual has a scale that cannot be folded");
+  recipe.linear.slots[static_cast<size_t>(Slot::kGd)].fold = false;
+  EXPECT_STREQ(form(kDgrad).reason, "a scale varies along the sum");
+  recipe = *FindRecipe("bf16");
+  EXPECT_STREQ(form(kFprop).reason, "no operand is quantized");
+  EXPECT_EQ(form(kFprop).support, Support::kFast);
+}
+
+// Health of both copies of dY; a shared copy is measured once.
+TEST(Linear, FoldedGradientsReportTheirUnderflow) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const LinearRecipe recipe = Folded("f", Elem::kE2M1, 6, Round::kSr24).linear;
+  Data d, plain;
+  LinearWorkspace workspace(backend.get());
+  LinearInput input(&workspace, recipe, 5);
+  QuantizedLinear linear(&workspace, recipe, 5);
+  LinearStep step;
+  step.measure_health = true;
+  ASSERT_TRUE(input.Set(step, d.X()).ok());
+  ASSERT_TRUE(linear.Forward(step, input, d.W(), 1, d.Y()).ok());
+  ASSERT_TRUE(linear.Backward(step, d.DY(), input, d.W(), 1, d.DX(), false, d.DW()).ok());
+  EXPECT_EQ(linear.health().gradient.elements, kTokens * kOut);
+  EXPECT_EQ(linear.health().gradient_wgrad.elements, kTokens * kOut);
+  EXPECT_GT(linear.health().gradient.underflow_share, 0);
+  EXPECT_GT(linear.health().gradient_wgrad.underflow_share, 0);
+  EXPECT_GT(linear.health().gradient_wgrad.snr_db, 3);
+  RunLayer(*backend, recipe, {}, &plain);
+  EXPECT_TRUE(SameBits(plain.dx, d.dx) && SameBits(plain.dw, d.dw));
 }
 
 TEST(Linear, PathsNameWhatRuns) {

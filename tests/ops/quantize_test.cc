@@ -10,7 +10,6 @@
 #include <memory>
 
 #include "base/strings.h"
-#include "kernels/cpu/random_words.h"
 #include "kernels/format_reference.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/dge.h"
@@ -488,27 +487,46 @@ TEST(Health, CountsUnderflowSaturationAndError) {
   EXPECT_DOUBLE_EQ(health->saturation_share, 1.0 / 6);  // 6 lies beyond 3.5, the largest code
 }
 
-TEST(RandomWords, EqualTheGeneratorForEveryStartStrideAndLength) {
-  const cpu::RandomStream stream{0x123456789ABCDEFull, 7, 99};
-  for (const uint64_t first : {uint64_t{0}, uint64_t{5}, uint64_t{0xFFFFFFFD}, uint64_t{1} << 40}) {
-    for (const uint64_t stride : {uint64_t{1}, uint64_t{37}}) {
-      for (const int64_t groups : {1, 3, 8, 17, 64, 101}) {
-        std::vector<uint32_t> words(static_cast<size_t>(4 * groups));
-        cpu::RandomGroups(stream, first, stride, groups, words.data());
-        for (int64_t i = 0; i < 4 * groups; ++i) {
-          const uint64_t element = 4 * (first + static_cast<uint64_t>(i / 4) * stride);
-          ASSERT_EQ(words[static_cast<size_t>(i)],
-                    formats::RandomWord(stream.seed, stream.step, stream.stream,
-                                        element + static_cast<uint64_t>(i % 4)))
-              << first << " " << stride << " " << groups << " " << i;
-        }
-      }
+// Bounds of outliers are exact whether the guess from a sample was good or not.
+TEST(Quantize, ClampingBoundsOfLargeTensorsAreThoseOfSorting) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const int64_t rows = 256, cols = 300;
+  const auto zeros_but = [&](int64_t every) {
+    Values x(static_cast<size_t>(rows * cols));
+    for (size_t i = 0; i < x.size(); i += static_cast<size_t>(every)) {
+      x[i] = static_cast<float>(i % 17) - 8.0f;
     }
-    uint32_t run[64];
-    const uint32_t* words = cpu::RandomRun(stream, first + 3, 50, run);
-    for (uint64_t i = 0; i < 50; ++i) {
-      ASSERT_EQ(words[i],
-                formats::RandomWord(stream.seed, stream.step, stream.stream, first + 3 + i));
+    return x;
+  };
+  Values poisoned = Random(5, rows * cols);
+  for (size_t i = 0; i < poisoned.size(); i += 50) poisoned[i] = kNan;
+  Values ramp(static_cast<size_t>(rows * cols));
+  for (size_t i = 0; i < ramp.size(); ++i) ramp[i] = static_cast<float>(i);
+  for (const Values& x : {Random(4, rows * cols), zeros_but(3), zeros_but(97), poisoned, ramp}) {
+    for (const double alpha : {0.999, 0.99, 0.97, 0.9}) {
+      const Quant quant = WithOcc(Make(Elem::kE2M1, Block::kTensor, ScaleRule::kF32, 6), alpha,
+                                  OccScope::kTensor, OccComp::kBf16);
+      QuantizedTensor codes;
+      ASSERT_TRUE(backend->Quantize(quant, {}, {x.data(), rows, cols}, &codes, {}).ok());
+      std::vector<uint16_t> keys;
+      for (const float v : x) keys.push_back(formats::Bf16OrderKey(formats::ToBf16(v)));
+      std::sort(keys.begin(), keys.end());
+      const auto index = formats::OccIndices(alpha, rows * cols);
+      const auto value = [&](int64_t i) {
+        return formats::FromBf16(formats::Bf16FromOrderKey(keys[static_cast<size_t>(i)]));
+      };
+      int64_t outside = 0;
+      for (const float v : x) {
+        const float rounded = formats::RoundBf16(v);
+        outside += rounded < value(index.low) || rounded > value(index.high) ? 1 : 0;
+      }
+      EXPECT_EQ(codes.residual_count, outside) << alpha;
+      const float amax = std::max(std::fabs(value(index.low)), std::fabs(value(index.high)));
+      const float enc = static_cast<const float*>(codes.enc.data())[0];
+      EXPECT_EQ(enc, std::any_of(x.begin(), x.end(), [](float v) { return std::isnan(v); })
+                         ? 1.0f
+                         : formats::ScaleF32(amax, 6.0f))
+          << alpha;
     }
   }
 }
