@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Quantize, Dequantize and DGE for one FP32 scale per tensor, row or column: passes over rows,
-// built from quantize_loops.h and code_loops.h.
+// Quantize, Dequantize and DGE for one FP32 scale per tensor, row or column: passes over rows.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

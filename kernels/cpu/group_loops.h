@@ -48,7 +48,7 @@ void RoundBf16Run(const float* x, float* y, int64_t n);
 // The random words of n elements, element i at `first + i * stride` of the stream; for te8 the
 // element's byte.
 void RandomWords(const QuantizeContext& context, Round round, int64_t first, int64_t stride,
-               uint32_t* words, int64_t n);
+                 uint32_t* words, int64_t n);
 
 // to (cols, rows) = from (rows, cols) transposed, for rows [first, last) of `to`.
 void TransposeBytes(const uint8_t* from, int64_t rows, int64_t cols, int64_t first, int64_t last,

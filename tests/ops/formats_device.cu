@@ -19,8 +19,7 @@ namespace nibble::formats {
 
 template <typename Grid>
 __device__ float AllRoundings(float y, uint32_t word) {
-  return RoundNearest<Grid>(y, TieRule::kAway) + RoundSr24<Grid>(y, word) +
-         RoundTe8<Grid>(y, word);
+  return RoundNearest<Grid>(y, TieRule::kAway) + RoundSr24<Grid>(y, word) + RoundTe8<Grid>(y, word);
 }
 
 __global__ void AllScalesKernel(const float* x, float* out, uint8_t* codes, int n) {

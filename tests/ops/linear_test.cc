@@ -420,7 +420,7 @@ TEST(Linear, WrongShapesAreRefusedWithBothShapes) {
 TEST(Linear, FastAndReferencePathsGiveTheSameBits) {
   for (const Recipe& recipe : ManyRecipes()) {
     const std::unique_ptr<Backend> backend = MakeCpu();
-    Data fast, reference;
+    Data fast(recipe.linear), reference(recipe.linear);
     RunLayer(*backend, recipe.linear, {}, &fast);
     RunLayer(*backend, recipe.linear, {}, &reference, Support::kReference);
     EXPECT_TRUE(SameBits(fast.y, reference.y)) << recipe.name;
