@@ -89,6 +89,8 @@ bool QuantizedLinear::Serves(const SlotOperand& operand, const WeightDraw& made,
                              const LinearStep& step, uint64_t version) const {
   // Without codes there is nothing to cache: the operand borrows the weight of this call.
   if (!made.valid || !operand.has_codes() || version != made.version) return false;
+  // A copy that validation made has not advanced the history.
+  if (recipe_.slot(slot).has_history() && step.advance_histories && !made.advanced) return false;
   return !recipe_.slot(slot).stochastic() || (step.seed == made.seed && step.step == made.step);
 }
 
@@ -98,7 +100,7 @@ Status QuantizedLinear::PrepareWeight(const LinearStep& step, const LinearInput&
   const OperandSplit& columns = input.forward_.split();
   const bool same_split = !follows || columns.set_number() == draw_.split;
   if (same_split && Serves(weight_, draw_, Slot::kWf, step, version)) return OkStatus();
-  draw_ = {true, version, step.seed, step.step, columns.set_number()};
+  draw_ = {true, version, step.seed, step.step, columns.set_number(), step.advance_histories};
   dgrad_draw_ = {};
   OperandForms forms;
   forms.decoded =
@@ -117,7 +119,7 @@ Status QuantizedLinear::PrepareWeightDgrad(const LinearStep& step, ConstTensorVi
       Serves(weight_dgrad_, dgrad_draw_, Slot::kWd, step, version)) {
     return OkStatus();
   }
-  dgrad_draw_ = {true, version, step.seed, step.step, 0};
+  dgrad_draw_ = {true, version, step.seed, step.step, 0, step.advance_histories};
   OperandForms forms;
   forms.decoded = true;
   ConstTensorView source = weight;
@@ -153,7 +155,9 @@ Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductFo
   const bool shared = recipe_.SharesCodes(Slot::kGw);
   const bool rotated =
       recipe_.slot(Slot::kGd).rotation.size > 0 || recipe_.slot(Slot::kGw).rotation.size > 0;
-  if (!shared && dgrad.on_codes && wgrad.on_codes && !step.measure_health && !rotated) {
+  const bool history =
+      recipe_.slot(Slot::kGd).has_history() || recipe_.slot(Slot::kGw).has_history();
+  if (!shared && dgrad.on_codes && wgrad.on_codes && !step.measure_health && !rotated && !history) {
     RETURN_IF_ERROR(
         SlotOperand::MakeBoth(workspace_, recipe_, layer_, step, weight, x, dy, &gd, &gw));
     nonfinite_amax_ += gd.nonfinite_amax() + gw.nonfinite_amax();

@@ -21,6 +21,7 @@
 // layer.Backward(dy, input, ...) for each layer, in any order.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "base/status.h"
@@ -47,6 +48,8 @@ class LinearInput {
   int64_t cols() const { return cols_; }
   int64_t saved_bytes() const;  // quantized copies held; 0 when the source is borrowed
   int64_t nonfinite_amax() const { return forward_.nonfinite_amax() + wgrad_.nonfinite_amax(); }
+  // Past maxima of Xf and Xw: what training carries from step to step. Empty where a slot has none.
+  std::array<AmaxHistory*, 2> histories() { return {&forward_.history(), &wgrad_.history()}; }
   // Of the last Set with measure_health; elements == 0 when never measured.
   const QuantizationHealth& health() const { return forward_.health(); }
 
@@ -99,6 +102,10 @@ class QuantizedLinear {
   int64_t quantized_weight_bytes() const;
   int64_t nonfinite_amax() const { return nonfinite_amax_; }  // since construction
   const LinearHealth& health() const { return health_; }
+  // Past maxima of Wf, Wd, Gd and Gw.
+  std::array<AmaxHistory*, 4> histories() {
+    return {&weight_.history(), &weight_dgrad_.history(), &dgrad_history_, &wgrad_history_};
+  }
 
  private:
   Status CheckShapes(const char* op, const LinearInput& input, ConstTensorView weight,
@@ -115,7 +122,8 @@ class QuantizedLinear {
     uint64_t version = 0;
     uint64_t seed = 0;
     uint32_t step = 0;
-    uint64_t split = 0;  // number of the columns that X chose
+    uint64_t split = 0;     // number of the columns that X chose
+    bool advanced = false;  // histories went on with it
   };
   bool Serves(const SlotOperand& operand, const WeightDraw& made, Slot slot, const LinearStep& step,
               uint64_t version) const;

@@ -67,8 +67,12 @@ Status SlotOperand::Prepare(LinearWorkspace& workspace, const LinearRecipe& reci
   // rotated values to BF16.
   context_.round_source = quant_.rotation.size > 0 ? quant_.rotation.signs == Signs::kFixed
                                                    : quant_.source != Source::kRequant;
-  if (quant_.window > 1 || quant_.scale == ScaleRule::kDelayed) {
+  if (quant_.has_history()) {
     context_.history = extras.history != nullptr ? extras.history : &history_;
+    if (!step.advance_histories) {
+      workspace.peeked_ = *context_.history;
+      context_.history = &workspace.peeked_;
+    }
   }
   if (quant_.fold) {
     if (fold == nullptr || !fold->has_codes()) {

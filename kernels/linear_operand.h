@@ -32,6 +32,9 @@ struct LinearStep {
   uint32_t step = 0;  // optimizer step (times micro-batches, if those must differ)
   // True on sampled steps: Set, Forward and Backward also measure quantization health.
   bool measure_health = false;
+  // False in validation: past maxima give the scales that training would use now, and stay as they
+  // are.
+  bool advance_histories = true;
   // nullptr: the counter-based generator.
   const RandomReplay* replay = nullptr;
 };
@@ -75,6 +78,7 @@ class SlotOperand {
   // Changes with every Make; 0 before the first.
   uint64_t stamp() const { return stamp_; }
   const OperandSplit& split() const { return split_; }
+  AmaxHistory& history() { return history_; }
   // Gradients reach the source through the mask and the inverse rotation of a forward operand.
   // `rotated`: the gradient was formed with this operand's decoded form, so it is one of the
   // rotated values.
@@ -142,6 +146,7 @@ class LinearWorkspace {
   Buffer rotated_;  // a source under its rotation, used at once
   Buffer rest_;     // a source less the part split off, used at once
   SlotOperand dgrad_, wgrad_;
+  AmaxHistory peeked_;  // copy of a history that must not advance
   uint64_t last_stamp_ = 0;
 };
 

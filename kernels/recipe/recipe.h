@@ -139,6 +139,8 @@ struct Quant {
   friend bool operator==(const Quant&, const Quant&) = default;
 
   bool has_scale() const { return elem != Elem::kF32 && elem != Elem::kBf16; }
+  // Whether the scale comes from past maxima.
+  bool has_history() const { return window > 1 || scale == ScaleRule::kDelayed; }
   bool stochastic() const {
     return round == Round::kSr24 || round == Round::kTe8 ||
            scale_round == ScaleRound::kStochastic || rotation.signs == Signs::kFresh;

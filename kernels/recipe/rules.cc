@@ -116,7 +116,7 @@ Status CheckScale(const std::string& where, const Quant& quant) {
     return Broken(Rule::kOuter, where + ".outer",
                   scale + " by " + BlockName(quant.block, quant.group));
   }
-  const bool history = quant.window > 1 || quant.scale == ScaleRule::kDelayed;
+  const bool history = quant.has_history();
   if (history && (quant.block != Block::kTensor ||
                   !(IsFloatRule(quant.scale) || quant.scale == ScaleRule::kDelayed))) {
     return Broken(Rule::kHistory, where + ".window",

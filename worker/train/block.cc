@@ -71,6 +71,25 @@ TensorView TransformerBlock::gradient(BlockParameter which) const {
   return parameters_.gradient(parameters_.IndexOf(layer_, which));
 }
 
+std::vector<NamedHistory> TransformerBlock::histories() {
+  std::vector<NamedHistory> histories;
+  static constexpr Slot kInputSlots[] = {Slot::kXf, Slot::kXw};
+  static constexpr Slot kLinearSlots[] = {Slot::kWf, Slot::kWd, Slot::kGd, Slot::kGw};
+  const auto add = [&](const char* kind, size_t index, Slot slot, AmaxHistory* history) {
+    histories.push_back(
+        {std::string(kind) + "." + std::to_string(index) + "." + SlotName(slot), history});
+  };
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    const auto of_input = inputs_[i].histories();
+    for (size_t s = 0; s < of_input.size(); ++s) add("input", i, kInputSlots[s], of_input[s]);
+  }
+  for (size_t i = 0; i < linears_.size(); ++i) {
+    const auto of_linear = linears_[i].histories();
+    for (size_t s = 0; s < of_linear.size(); ++s) add("linear", i, kLinearSlots[s], of_linear[s]);
+  }
+  return histories;
+}
+
 Status TransformerBlock::SetInputs(const BlockPass& pass, Input source, ConstTensorView x) {
   for (size_t i = 0; i < inputs_.size(); ++i) {
     if (input_sources_[i] == source) RETURN_IF_ERROR(inputs_[i].Set(pass.step, x));

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/status.h"
@@ -32,6 +33,12 @@ struct BlockViews {
 // Work buffers of backward, shared by all blocks; see BufferPlan.
 struct GradientViews {
   TensorView stream, branch, query, key, value, hidden;
+};
+
+// Past maxima of one slot; part of what a checkpoint keeps.
+struct NamedHistory {
+  std::string name;
+  AmaxHistory* history;
 };
 
 // What all blocks of a pass have in common.
@@ -62,6 +69,8 @@ class TransformerBlock {
   // Whether inputs()[index] belongs to attention, not to the MLP.
   bool is_attention_input(size_t index) const { return input_sources_[index] <= kAttentionOut; }
   const std::vector<QuantizedLinear>& linears() const { return linears_; }
+  // Past maxima of every slot, named "input.0.Xf" or "linear.6.Gd".
+  std::vector<NamedHistory> histories();
 
  private:
   // The four distinct inputs of linear layers, in forward order.

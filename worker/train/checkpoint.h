@@ -29,6 +29,7 @@ inline constexpr char kStateFileName[] = "state.json";
 inline constexpr char kConfigFileName[] = "config.json";
 inline constexpr char kWeightsFileName[] = "model.safetensors";
 inline constexpr char kOptimizerFileName[] = "optimizer.safetensors";
+inline constexpr char kRecipeFileName[] = "recipe.safetensors";  // only where a recipe has state
 
 // What is no tensor: state.json.
 struct TrainingState {
@@ -44,7 +45,8 @@ struct TrainingState {
   std::string weights_sha256;
   int64_t attempt = 1;
   int64_t epoch = 0;
-  Json spec;  // the run config
+  Json spec;                     // the run config
+  RecipeTensors recipe_tensors;  // a file of their own
 
   Json ToJson() const;
   // DATA_LOSS naming the key.
@@ -75,6 +77,9 @@ Result<std::vector<ManifestEntry>> ReadManifest(const std::string& folder);
 
 // Compares every file with the manifest. DATA_LOSS naming the file and both digests or sizes.
 Result<std::vector<ManifestEntry>> VerifyCheckpoint(const std::string& folder);
+
+// recipe.safetensors; empty without the file. DATA_LOSS for a damaged one.
+Result<RecipeTensors> ReadRecipeTensors(const std::string& folder);
 
 // state.json and config.json of a folder; DATA_LOSS or INVALID_ARGUMENT naming the file.
 Result<TrainingState> ReadTrainingState(const std::string& folder);

@@ -105,4 +105,18 @@ Status LoadTensors(const std::string& folder, Backend& backend, bool with_optimi
   return OkStatus();
 }
 
+Result<RecipeTensors> ReadRecipeTensors(const std::string& folder) {
+  RecipeTensors tensors;
+  const std::string path = JoinPath(folder, kRecipeFileName);
+  if (!PathExists(path)) return tensors;
+  ASSIGN_OR_RETURN(const SafetensorsReader file, SafetensorsReader::Open(path));
+  for (const SafetensorsEntry& entry : file.entries()) {
+    ASSIGN_OR_RETURN(const std::string bytes, file.Read(entry, 0, entry.size_bytes()));
+    if (entry.dtype != "F32" || !Decode(entry.dtype, bytes, tensors[entry.name])) {
+      return DataLossError(path + ": tensor '" + entry.name + "' is " + entry.dtype + ", not F32");
+    }
+  }
+  return tensors;
+}
+
 }  // namespace nibble

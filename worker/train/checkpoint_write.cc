@@ -87,6 +87,22 @@ Status WriteTensors(FolderWriter& out, const std::string& name, Backend& backend
   return OkStatus();
 }
 
+Status WriteRecipeTensors(FolderWriter& out, const RecipeTensors& tensors) {
+  if (tensors.empty()) return OkStatus();
+  std::vector<SafetensorsEntry> entries;
+  for (const auto& [name, values] : tensors) {
+    entries.push_back({name, "F32", {static_cast<int64_t>(values.size())}});
+  }
+  ASSIGN_OR_RETURN(SafetensorsWriter writer,
+                   SafetensorsWriter::Create(out.PathOf(kRecipeFileName), entries, {}));
+  for (const auto& [name, values] : tensors) {
+    RETURN_IF_ERROR(writer.Append(values.data(), values.size() * sizeof(float)));
+  }
+  ASSIGN_OR_RETURN(const FileDigest digest, writer.Finish());
+  out.Add(kRecipeFileName, digest);
+  return OkStatus();
+}
+
 // What transformers' AutoTokenizer needs beside a SentencePiece model.
 std::string TokenizerConfig() {
   return Json::Object({{"tokenizer_class", "LlamaTokenizer"},
@@ -127,6 +143,7 @@ Result<int64_t> WriteCheckpoint(const std::string& folder, Backend& backend,
   }
   RETURN_IF_ERROR(WriteTensors(out, kWeightsFileName, backend, weights));
   RETURN_IF_ERROR(WriteTensors(out, kOptimizerFileName, backend, moments));
+  RETURN_IF_ERROR(WriteRecipeTensors(out, content.state.recipe_tensors));
   const Json config =
       ModelConfigToHuggingFace(content.model, content.seq_len, content.bos_id, content.eos_id);
   RETURN_IF_ERROR(out.WriteText(kConfigFileName, config.Dump(2) + "\n"));

@@ -8,6 +8,13 @@
 #include "worker/spec/recipe_fit.h"
 
 namespace nibble {
+namespace {
+
+std::string HistoryName(size_t block, const std::string& slot) {
+  return "amax.layers." + std::to_string(block) + "." + slot;
+}
+
+}  // namespace
 
 Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* parameters,
                                              const Options& options) {
@@ -138,8 +145,10 @@ Status Model::HeadAndLoss(const float* gradient_scale) {
 }
 
 Result<double> Model::Forward(const LinearStep& step, const Batch& batch) {
+  LinearStep validation = step;
+  validation.advance_histories = false;
   RETURN_IF_ERROR(Embed(batch));
-  RETURN_IF_ERROR(RunBlocks(step));
+  RETURN_IF_ERROR(RunBlocks(validation));
   RETURN_IF_ERROR(HeadAndLoss(nullptr));
   return backend_.Sum(losses_);
 }
@@ -155,6 +164,35 @@ Result<double> Model::ForwardBackward(const LinearStep& step, const Batch& batch
   RETURN_IF_ERROR(backend_.EmbeddingBackward(ids_, gradients_.stream,
                                              parameters_.gradient(parameters_.embedding())));
   return backend_.Sum(losses_);
+}
+
+// An entry is [enc, quantizations seen, maxima ...]. Rules compare the count with a window only, so
+// it may stop where FP32 no longer counts.
+RecipeTensors Model::SaveHistories() {
+  constexpr int64_t kLargestCount = 1 << 24;
+  RecipeTensors tensors;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    for (const NamedHistory& entry : blocks_[i].histories()) {
+      const AmaxHistory& history = *entry.history;
+      if (history.seen == 0) continue;
+      std::vector<float>& out = tensors[HistoryName(i, entry.name)];
+      out = {history.enc, static_cast<float>(std::min(history.seen, kLargestCount))};
+      out.insert(out.end(), history.amax.begin(), history.amax.end());
+    }
+  }
+  return tensors;
+}
+
+void Model::RestoreHistories(const RecipeTensors& tensors) {
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    for (const NamedHistory& entry : blocks_[i].histories()) {
+      const auto found = tensors.find(HistoryName(i, entry.name));
+      if (found == tensors.end() || found->second.size() < 2) continue;
+      const std::vector<float>& values = found->second;
+      *entry.history = {
+          {values.begin() + 2, values.end()}, values[0], static_cast<int64_t>(values[1])};
+    }
+  }
 }
 
 Result<std::vector<float>> Model::TokenLosses() {

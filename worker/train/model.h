@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/status.h"
@@ -45,7 +46,7 @@ class Model {
                                                const Options& options);
 
   // Sum of the losses of all targets (natural log). INVALID_ARGUMENT for a batch of another size,
-  // OUT_OF_RANGE for an id outside the vocabulary.
+  // OUT_OF_RANGE for an id outside the vocabulary. Amax histories stay as they are.
   Result<double> Forward(const LinearStep& step, const Batch& batch);
   // The same, and adds gradient_scale times the gradient of that sum to the parameter gradients.
   // measure_health in `step` samples the first, middle and last block only.
@@ -53,6 +54,12 @@ class Model {
 
   // Must be called when a weight has changed: quantized copies are made anew.
   void WeightsChanged() { ++weight_version_; }
+
+  // Past maxima of every slot that has seen any, under names that are unique in the model: what a
+  // checkpoint keeps of a recipe with windows.
+  RecipeTensors SaveHistories();
+  // Takes them back; slots without an entry start anew.
+  void RestoreHistories(const RecipeTensors& tensors);
 
   // Losses of the last pass, one per token; host copy.
   Result<std::vector<float>> TokenLosses();

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@
 #include "worker/spec/run_config.h"
 
 namespace nibble {
+
+// State of a recipe beyond weights and moments, by name, one dimension each; checkpoints keep it.
+using RecipeTensors = std::map<std::string, std::vector<float>>;
 
 inline constexpr int64_t kTensorAlignElements = 16;  // 64 bytes: one cache line, one AVX-512 word
 

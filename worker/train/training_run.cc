@@ -173,6 +173,7 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
     if (!same_data || !data_->train.SetCursor(state_.cursor).ok()) {
       Warn("the checkpoint was made with other training data; the data order starts anew");
     }
+    if (state_.recipe == recipe_.name) model_->RestoreHistories(state_.recipe_tensors);
     if (state_.seed != config_.seed) {
       Warn(StrFormat("the checkpoint was made with seed %u, this run has %u", state_.seed,
                      config_.seed));
@@ -323,6 +324,7 @@ TrainingRun::MaybeEnd TrainingRun::Save(bool must_succeed) {
   const Result<std::string> fingerprint = parameters_->Fingerprint();
   if (!fingerprint.ok()) return EndOf(fingerprint.status());
   state_.weights_sha256 = *fingerprint;
+  state_.recipe_tensors = model_->SaveHistories();
   const CheckpointContent content = {state_,           config_.model,     config_.data.seq_len,
                                      tokenizer_.files, tokenizer_.bos_id, tokenizer_.eos_id};
   const Result<SavedCheckpoint> saved = store_->Save(*backend_, *parameters_, content);

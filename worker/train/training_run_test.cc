@@ -138,6 +138,34 @@ TEST_F(TrainingRunTest, StochasticRoundingResumesBitIdenticallyToo) {
   EXPECT_EQ(Run(config).weights_sha256, whole.weights_sha256);
 }
 
+// Windows of past maxima reach over the interruption; validations in between leave them alone.
+TEST_F(TrainingRunTest, AmaxHistoriesResumeBitIdentically) {
+  const char* const windowed = R"json({"name": "windowed", "linear": {
+      "Xf": {"elem": "e4m3", "block": "tensor", "scale": "p2(448)", "window": 4},
+      "Wf": {"elem": "e4m3", "block": "tensor", "scale": "f32(448)", "window": 2},
+      "Gd": {"elem": "e5m2", "block": "tensor", "scale": "p2(57344)", "window": 3},
+      "Wd": {"source": "reuse"}, "Gw": {"source": "reuse"}, "Xw": {"source": "reuse"}}})json";
+  for (const std::string recipe : {"te_fp8_delayed", "windowed"}) {
+    RunConfig config = Config("whole-" + recipe, recipe);
+    if (recipe == "windowed") config.recipe_json = windowed;
+    const EndRecord whole = Run(config);
+    ASSERT_EQ(whole.reason, kEndCompleted) << whole.message;
+    RunConfig other = config;
+    other.run.dir = Path("validated-" + recipe);
+    other.schedule.validate_every = 1;
+    EXPECT_EQ(Run(other).weights_sha256, whole.weights_sha256) << recipe;
+
+    config.run.dir = Path("parts-" + recipe);
+    for (const int64_t steps : {0, 5, 4}) {
+      int64_t asked = 0;
+      RunEnvironment environment;
+      environment.stop_requested = [&] { return asked++ >= steps; };
+      ASSERT_EQ(Run(config, environment).reason, kEndPreempted) << recipe;
+    }
+    EXPECT_EQ(Run(config).weights_sha256, whole.weights_sha256) << recipe;
+  }
+}
+
 TEST_F(TrainingRunTest, FinishedRunStartedAgainEndsTheSame) {
   const EndRecord first = Run(Config("a"));
   const EndRecord again = Run(Config("a"));
