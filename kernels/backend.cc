@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Makers and names shared by all backends; Buffer.
+// Names and defaults shared by all backends; Buffer.
 #include "kernels/backend.h"
 
 #include <string>
-
-#include "base/strings.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/cpu_features.h"
 
 namespace nibble {
 
@@ -87,26 +83,6 @@ Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_co
                              QuantizedTensor* second_out) {
   RETURN_IF_ERROR(Quantize(first, first_context, x, first_out, {}));
   return Quantize(second, second_context, x, second_out, {});
-}
-
-Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, const BackendOptions& options) {
-  if (name == "cuda") {
-    return UnimplementedError("backend cuda is not part of this release; use cpu");
-  }
-  if (name != "cpu") return InvalidArgumentError(UnknownNameMessage("backend", name, {"cpu"}));
-  if (options.threads < 0 || options.threads > kMaxThreads) {
-    return InvalidArgumentError(
-        StrFormat("threads = %d; expected 0 (one per core) to %d", options.threads, kMaxThreads));
-  }
-  if (options.memory_limit_bytes < 0) {
-    return InvalidArgumentError(StrFormat("memory limit = %lld bytes; expected 0 (none) or more",
-                                          static_cast<long long>(options.memory_limit_bytes)));
-  }
-  ASSIGN_OR_RETURN(const cpu::codes::KernelSet* code_kernels,
-                   cpu::ChooseCodeKernels(cpu::CodeKernelOverride()));
-  std::unique_ptr<Backend> backend =
-      std::make_unique<cpu::CpuBackend>(options.threads, options.memory_limit_bytes, *code_kernels);
-  return backend;
 }
 
 }  // namespace nibble

@@ -306,7 +306,8 @@ struct BackendOptions {
 };
 inline constexpr int kMaxThreads = 64;
 
-// "cpu". UNIMPLEMENTED for "cuda" in this build, INVALID_ARGUMENT for other names or bad options.
+// "cpu", or "cuda" through its plug-in (NOT_FOUND without one, UNAVAILABLE without a usable
+// device). INVALID_ARGUMENT for other names or bad options.
 Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, const BackendOptions& options);
 
 }  // namespace nibble

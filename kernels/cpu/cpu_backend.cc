@@ -51,34 +51,6 @@ int UsableCores() {
 
 }  // namespace
 
-Status CheckView(const char* op, const char* what, const ConstTensorView& view, int64_t rows,
-                 int64_t cols, DType dtype) {
-  if (view.dtype != dtype) {
-    return UnimplementedError(StrFormat("%s: %s is %s; this backend takes %s", op, what,
-                                        DTypeName(view.dtype), DTypeName(dtype)));
-  }
-  if (view.rows != rows || view.cols != cols) {
-    return InvalidArgumentError(
-        StrFormat("%s: %s is (%lld, %lld); expected (%lld, %lld)", op, what,
-                  static_cast<long long>(view.rows), static_cast<long long>(view.cols),
-                  static_cast<long long>(rows), static_cast<long long>(cols)));
-  }
-  if (view.data == nullptr && view.size() > 0) {
-    return InvalidArgumentError(StrFormat("%s: %s has no memory", op, what));
-  }
-  return OkStatus();
-}
-
-Status CheckSameSize(const char* op, const char* what, const ConstTensorView& view, int64_t size,
-                     DType dtype) {
-  if (view.size() != size) {
-    return InvalidArgumentError(StrFormat("%s: %s has %lld elements; expected %lld", op, what,
-                                          static_cast<long long>(view.size()),
-                                          static_cast<long long>(size)));
-  }
-  return CheckView(op, what, view, view.rows, view.cols, dtype);
-}
-
 CpuBackend::CpuBackend(int threads, int64_t memory_limit_bytes,
                        const codes::KernelSet& code_kernels)
     : pool_(threads > 0 ? threads : std::min(UsableCores(), kMaxThreads)),

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/codes/gemm.h"
 #include "kernels/cpu/codes/reference.h"
 #include "kernels/cpu/group_quantizer.h"
@@ -149,12 +150,5 @@ class CpuBackend final : public Backend {
   int64_t rope_head_dim_ = 0;
   double rope_theta_ = 0;
 };
-
-// INVALID_ARGUMENT unless the view is f32 (or `dtype`) of this shape with memory behind it.
-Status CheckView(const char* op, const char* what, const ConstTensorView& view, int64_t rows,
-                 int64_t cols, DType dtype = DType::kF32);
-// Unless both views are f32 with as many elements.
-Status CheckSameSize(const char* op, const char* what, const ConstTensorView& view, int64_t size,
-                     DType dtype = DType::kF32);
 
 }  // namespace nibble::cpu

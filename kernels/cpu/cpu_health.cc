@@ -2,11 +2,11 @@
 //
 // Quantization health: how far a decoded operand is from its source.
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/formats/bf16.h"
+#include "kernels/health.h"
 
 namespace nibble::cpu {
 namespace {
@@ -14,14 +14,6 @@ namespace {
 constexpr int64_t kElementsPerChunk = 16384;
 constexpr int64_t kRun = 256;  // elements whose limits are laid out at once
 constexpr int kLanes = 8;      // partial sums, so that loops are vectors in any instruction set
-
-struct Sums {
-  double xx = 0, qq = 0, xq = 0, error = 0;
-  int64_t underflow = 0, saturated = 0;
-};
-
-// Rounding of enc may push the amax itself past the largest code by an ulp: no saturation.
-constexpr float kUlpSlack = 1.0f + 0x1p-20f;
 
 // The largest magnitude that the scale of each element still reaches.
 class Limits {
@@ -61,7 +53,7 @@ class Limits {
   }
 
  private:
-  float LimitOf(int64_t group) const { return largest_ / Multiplier(group) * kUlpSlack; }
+  float LimitOf(int64_t group) const { return largest_ / Multiplier(group) * kSaturationSlack; }
 
   const QuantizedTensor& x_;
   const float* enc_;
@@ -101,8 +93,8 @@ NIBBLE_CLONES void MeasureRun(const float* x, const float* decoded, const float*
   *sums = local;
 }
 
-Sums MeasureRow(const Limits& limits, int64_t row, const float* x, const float* decoded,
-                int64_t n) {
+HealthTotals MeasureRow(const Limits& limits, int64_t row, const float* x, const float* decoded,
+                        int64_t n) {
   LaneSums lanes;
   float run_limits[kRun];
   for (int64_t first = 0; first < n; first += kRun) {
@@ -110,7 +102,7 @@ Sums MeasureRow(const Limits& limits, int64_t row, const float* x, const float* 
     limits.Fill(row, first, count, run_limits);
     MeasureRun(x + first, decoded + first, run_limits, count, &lanes);
   }
-  Sums sums;
+  HealthTotals sums;
   for (int lane = 0; lane < kLanes; ++lane) {
     sums.xx += lanes.xx[lane];
     sums.qq += lanes.qq[lane];
@@ -120,33 +112,6 @@ Sums MeasureRow(const Limits& limits, int64_t row, const float* x, const float* 
     sums.saturated += lanes.saturated[lane];
   }
   return sums;
-}
-
-void AddSums(const Sums& from, Sums* to) {
-  to->xx += from.xx;
-  to->qq += from.qq;
-  to->xq += from.xq;
-  to->error += from.error;
-  to->underflow += from.underflow;
-  to->saturated += from.saturated;
-}
-
-void FillHealth(const Sums& sums, int64_t elements, QuantizationHealth* health) {
-  const double count = std::max(1.0, static_cast<double>(elements));
-  health->elements = elements;
-  health->underflow_share = static_cast<double>(sums.underflow) / count;
-  health->saturation_share = static_cast<double>(sums.saturated) / count;
-  health->mse = sums.error / count;
-  health->source_norm = std::sqrt(sums.xx);
-  health->noise_norm = std::sqrt(sums.error);
-  // No error at all has no finite ratio: the cap stands for it.
-  health->snr_db = kMaxSnrDb;
-  if (sums.error > 0) {
-    const double ratio = sums.xx > 0 ? 10.0 * std::log10(sums.xx / sums.error) : -kMaxSnrDb;
-    health->snr_db = std::clamp(ratio, -kMaxSnrDb, kMaxSnrDb);
-  }
-  const double norms = std::sqrt(sums.xx) * std::sqrt(sums.qq);
-  health->cosine = norms > 0 ? sums.xq / norms : (sums.xx == sums.qq ? 1.0 : 0.0);
 }
 
 }  // namespace
@@ -160,29 +125,27 @@ Result<QuantizationHealth> CpuBackend::MeasureHealth(ConstTensorView x,
   const int64_t rows_per_chunk =
       std::max<int64_t>(1, kElementsPerChunk / std::max<int64_t>(1, cols));
   const int64_t chunks = (quantized.rows + rows_per_chunk - 1) / rows_per_chunk;
-  RETURN_IF_ERROR(reduce_partials_.Reserve(*this, chunks * static_cast<int64_t>(sizeof(Sums))));
-  Sums* partials = static_cast<Sums*>(reduce_partials_.data());
+  RETURN_IF_ERROR(
+      reduce_partials_.Reserve(*this, chunks * static_cast<int64_t>(sizeof(HealthTotals))));
+  HealthTotals* partials = static_cast<HealthTotals*>(reduce_partials_.data());
   const Limits limits(quantized);
   pool_.RunRanges(quantized.rows, rows_per_chunk, [&](int64_t first, int64_t last, int) {
-    Sums sums;
+    HealthTotals sums;
     for (int64_t row = first; row < last; ++row) {
       const int64_t start = row * cols;
-      AddSums(MeasureRow(limits, row, x.f32() + start, decoded.f32() + start, cols), &sums);
+      sums += MeasureRow(limits, row, x.f32() + start, decoded.f32() + start, cols);
     }
     partials[first / rows_per_chunk] = sums;
   });
-  Sums total;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) AddSums(partials[chunk], &total);
-  QuantizationHealth health;
-  FillHealth(total, quantized.rows * cols, &health);
+  HealthTotals total;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partials[chunk];
+  QuantizationHealth health = HealthFrom(total, quantized);
   const int64_t groups = quantized.scale_count();
   for (int64_t group = 0; group < groups; ++group) {
     const auto multiplier = static_cast<double>(limits.Multiplier(group));
     health.scale_min = group == 0 ? multiplier : std::min(health.scale_min, multiplier);
     health.scale_max = group == 0 ? multiplier : std::max(health.scale_max, multiplier);
   }
-  health.size_bytes = quantized.size_bytes();
-  health.nonfinite_amax = quantized.nonfinite_amax;
   return health;
 }
 

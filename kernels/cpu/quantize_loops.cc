@@ -131,17 +131,11 @@ NIBBLE_CLONES void MultiplyLoop(const float* grid, float dec, float* decoded, in
 NIBBLE_CLONES void KeysLoop(const float* x, uint16_t* keys, int64_t n) {
   for (int64_t i = 0; i < n; ++i) keys[i] = formats::Bf16OrderKey(formats::ToBf16(x[i]));
 }
-// enc = fl(6/amax) can carry the row's amax past 6 by two roundings (6 * 2^-23); by the rule's
-// meaning it lies on 6, so anything this close above is 6.
-constexpr float kDgeSnap = 6.0f * (1.0f + 0x1p-22f);
-
 // Three simple loops vectorise where one long one does not.
 NIBBLE_CLONES void DgeOffsets(float enc, const float* weight, float* scaled, float* offset,
                               int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
-    const float product = formats::RoundBf16(weight[i]) * enc;
-    const float a = formats::Magnitude(product);
-    scaled[i] = a > kDgeSnap ? product : (a > formats::kE2M1Max ? formats::kE2M1Max : a);
+    scaled[i] = formats::DgeAxisValue(formats::RoundBf16(weight[i]), enc);
   }
   for (int64_t i = 0; i < n; ++i) offset[i] = formats::DgeOffset(scaled[i]);
 }

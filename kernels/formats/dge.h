@@ -75,6 +75,16 @@ NIBBLE_HD inline float DgePower(float offset, double inverse_k, double clip) {
   return static_cast<float>(power < clip ? power : clip);
 }
 
+// A BF16 weight on the E2M1 axis: weight * enc, in magnitude unless it lies beyond the grid.
+// enc = fl(6/amax) can carry the group's amax past 6 by two roundings (6 * 2^-23); by the rule's
+// meaning it lies on 6, so anything this close above is 6.
+NIBBLE_HD inline float DgeAxisValue(float weight, float enc) {
+  constexpr float kSnap = kE2M1Max * (1.0f + 0x1p-22f);
+  const float product = weight * enc;
+  const float a = Magnitude(product);
+  return a > kSnap ? product : (a > kE2M1Max ? kE2M1Max : a);
+}
+
 // `inside` for |x| <= 6, 0 beyond, NaN for NaN.
 NIBBLE_HD inline float DgeWithin(float x, float inside) {
   const float a = Magnitude(x);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Every declared operation on the CPU backend: values, gradients, threads, non-finite input.
+// Every declared operation on every backend: values, gradients, threads, non-finite input. The CUDA
+// backend is tested where its plug-in and a device are; elsewhere its cases are skipped, saying
+// why.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -43,12 +45,25 @@ struct RunResult {
   Status status;
 };
 
+// A case and the backend it runs on.
+struct Param {
+  OpCase op;
+  std::string backend;
+};
+
+// Why the backend cannot be tested here, "" when it can.
+std::string ReasonToSkip(const std::string& backend) {
+  if (backend == "cpu") return "";
+  static const std::string reason = MakeBackend("cuda", {}).status().message();
+  return reason;
+}
+
 class OpRun {
  public:
-  OpRun(const OpCase& c, int threads) : case_(c) {
+  OpRun(const Param& param, int threads) : case_(param.op) {
     BackendOptions options;
     options.threads = threads;
-    Result<std::unique_ptr<Backend>> made = MakeBackend("cpu", options);
+    Result<std::unique_ptr<Backend>> made = MakeBackend(param.backend, options);
     EXPECT_TRUE(made.ok()) << made.status().ToString();
     backend_ = std::move(*made);
   }
@@ -132,13 +147,19 @@ double Loss(const OpCase& c, const Doubles& inputs, const std::vector<double>& d
   return loss;
 }
 
-class Op : public testing::TestWithParam<OpCase> {};
-class OpGradient : public testing::TestWithParam<OpCase> {};
+class Op : public testing::TestWithParam<Param> {
+ protected:
+  void SetUp() override {
+    const std::string reason = ReasonToSkip(GetParam().backend);
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+class OpGradient : public Op {};
 
 TEST_P(Op, EqualsTheReference) {
-  const OpCase& c = GetParam();
+  const OpCase& c = GetParam().op;
   const Doubles inputs = MakeInputs(c);
-  const RunResult result = OpRun(c, 2).Execute(inputs, MakeDout(c));
+  const RunResult result = OpRun(GetParam(), 2).Execute(inputs, MakeDout(c));
   ASSERT_TRUE(result.status.ok()) << result.status.ToString();
   const std::vector<double> expected = c.reference(inputs);
   ASSERT_EQ(result.outputs[0].size(), expected.size());
@@ -149,10 +170,10 @@ TEST_P(Op, EqualsTheReference) {
 }
 
 TEST_P(OpGradient, MatchesFiniteDifferences) {
-  const OpCase& c = GetParam();
+  const OpCase& c = GetParam().op;
   const Doubles inputs = MakeInputs(c);
   const std::vector<double> dout = MakeDout(c);
-  const RunResult result = OpRun(c, 2).Execute(inputs, dout);
+  const RunResult result = OpRun(GetParam(), 2).Execute(inputs, dout);
   ASSERT_TRUE(result.status.ok()) << result.status.ToString();
   constexpr double kStep = 1e-5;
   constexpr size_t kSamples = 12;  // coordinates per input
@@ -173,12 +194,12 @@ TEST_P(OpGradient, MatchesFiniteDifferences) {
 }
 
 TEST_P(Op, GivesTheSameBitsForEveryThreadCount) {
-  const OpCase& c = GetParam();
+  const OpCase& c = GetParam().op;
   const Doubles inputs = MakeInputs(c);
-  const RunResult one = OpRun(c, 1).Execute(inputs, MakeDout(c));
+  const RunResult one = OpRun(GetParam(), 1).Execute(inputs, MakeDout(c));
   ASSERT_TRUE(one.status.ok()) << one.status.ToString();
   for (const int threads : {2, 3, 5}) {
-    const RunResult many = OpRun(c, threads).Execute(inputs, MakeDout(c));
+    const RunResult many = OpRun(GetParam(), threads).Execute(inputs, MakeDout(c));
     const auto expect_equal = [&](const auto& a, const auto& b) {
       ASSERT_EQ(a.size(), b.size());
       for (size_t n = 0; n < a.size(); ++n) {
@@ -192,13 +213,13 @@ TEST_P(Op, GivesTheSameBitsForEveryThreadCount) {
 }
 
 TEST_P(Op, CarriesNanAndInfinityToTheOutput) {
-  const OpCase& c = GetParam();
+  const OpCase& c = GetParam().op;
   for (const double odd :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     Doubles inputs = MakeInputs(c);
     if (c.inputs.back().id_limit > 0) inputs.back()[0] = 0;
     inputs[0][0] = odd;  // the first row, which every case reads
-    const RunResult result = OpRun(c, 2).Execute(inputs, MakeDout(c));
+    const RunResult result = OpRun(GetParam(), 2).Execute(inputs, MakeDout(c));
     ASSERT_TRUE(result.status.ok()) << result.status.ToString();
     bool non_finite = false;
     for (const float value : result.outputs[0]) non_finite |= !std::isfinite(value);
@@ -206,16 +227,22 @@ TEST_P(Op, CarriesNanAndInfinityToTheOutput) {
   }
 }
 
-std::vector<OpCase> CasesWithBackward() {
-  std::vector<OpCase> cases = AllOpCases();
-  std::erase_if(cases, [](const OpCase& c) { return !c.backward; });
-  return cases;
+std::vector<Param> Params(const std::string& backend, bool backward_only) {
+  std::vector<Param> params;
+  for (const OpCase& c : AllOpCases()) {
+    if (!backward_only || c.backward) params.push_back({c, backend});
+  }
+  return params;
 }
 
-std::string CaseName(const testing::TestParamInfo<OpCase>& info) { return info.param.name; }
+std::string CaseName(const testing::TestParamInfo<Param>& info) { return info.param.op.name; }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, Op, testing::ValuesIn(AllOpCases()), CaseName);
-INSTANTIATE_TEST_SUITE_P(Cpu, OpGradient, testing::ValuesIn(CasesWithBackward()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Cpu, Op, testing::ValuesIn(Params("cpu", false)), CaseName);
+INSTANTIATE_TEST_SUITE_P(Cpu, OpGradient, testing::ValuesIn(Params("cpu", true)), CaseName);
+#if defined(NIBBLE_CUDA_PLUGIN_BUILT)
+INSTANTIATE_TEST_SUITE_P(Cuda, Op, testing::ValuesIn(Params("cuda", false)), CaseName);
+INSTANTIATE_TEST_SUITE_P(Cuda, OpGradient, testing::ValuesIn(Params("cuda", true)), CaseName);
+#endif
 
 }  // namespace
 }  // namespace nibble::ops

@@ -22,6 +22,7 @@ const std::map<std::string, std::vector<std::string>>& AllowedArrows() {
       {"kernels/recipe", {"kernels/formats", "base"}},
       {"kernels/formats", {}},
       {"kernels", {"kernels/recipe", "kernels/formats", "base"}},
+      {"kernels/cuda", {"kernels", "kernels/recipe", "kernels/formats", "base"}},
       {"worker/spec", {"kernels/recipe", "base"}},
       {"worker/data", {"base"}},
       {"worker/train",
@@ -125,6 +126,7 @@ TEST(Layers, HeavyLibrariesStayInTheirRooms) {
       {"cblas", {"kernels/", "worker/train/", "worker/bench/"}, false},
       {"oneapi/dnnl", {"worker/bench/"}, false},
       {"cuda", {"kernels/cuda/", "kernels/formats/", "tests/"}, false},
+      {"cublas", {"kernels/cuda/"}, false},
       {"prometheus/", {"server/rpc/", "worker/agent/", "tests/"}, false},
       {"civetweb", {"server/rpc/", "worker/agent/", "tests/"}, false},
   };

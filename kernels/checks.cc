@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/checks.h"
+
+#include "base/strings.h"
+
+namespace nibble {
+
+Status CheckView(const char* op, const char* what, const ConstTensorView& view, int64_t rows,
+                 int64_t cols, DType dtype) {
+  if (view.dtype != dtype) {
+    return UnimplementedError(StrFormat("%s: %s is %s; this backend takes %s", op, what,
+                                        DTypeName(view.dtype), DTypeName(dtype)));
+  }
+  if (view.rows != rows || view.cols != cols) {
+    return InvalidArgumentError(
+        StrFormat("%s: %s is (%lld, %lld); expected (%lld, %lld)", op, what,
+                  static_cast<long long>(view.rows), static_cast<long long>(view.cols),
+                  static_cast<long long>(rows), static_cast<long long>(cols)));
+  }
+  if (view.data == nullptr && view.size() > 0) {
+    return InvalidArgumentError(StrFormat("%s: %s has no memory", op, what));
+  }
+  return OkStatus();
+}
+
+Status CheckSameSize(const char* op, const char* what, const ConstTensorView& view, int64_t size,
+                     DType dtype) {
+  if (view.size() != size) {
+    return InvalidArgumentError(StrFormat("%s: %s has %lld elements; expected %lld", op, what,
+                                          static_cast<long long>(view.size()),
+                                          static_cast<long long>(size)));
+  }
+  return CheckView(op, what, view, view.rows, view.cols, dtype);
+}
+
+}  // namespace nibble

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shape and type checks shared by every backend.
+//
+// Thread-safety: pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "kernels/tensor.h"
+
+namespace nibble {
+
+// INVALID_ARGUMENT unless the view is of this shape with memory behind it; UNIMPLEMENTED for
+// another type. The message names the operation, the view and both shapes.
+Status CheckView(const char* op, const char* what, const ConstTensorView& view, int64_t rows,
+                 int64_t cols, DType dtype = DType::kF32);
+// Unless the view has as many elements.
+Status CheckSameSize(const char* op, const char* what, const ConstTensorView& view, int64_t size,
+                     DType dtype = DType::kF32);
+
+}  // namespace nibble

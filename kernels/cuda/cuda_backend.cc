@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Device, memory, copies and GEMM of the CUDA backend, and the plug-in's entry point.
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/strings.h"
+#include "kernels/checks.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda_plugin.h"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr int kFirstDevice = 0;  // the worker narrows CUDA_VISIBLE_DEVICES to the slot's device
+constexpr int kOldestMajor = 8;
+
+}  // namespace
+
+CudaBackend::CudaBackend(int device, int64_t memory_limit_bytes)
+    : device_(device), memory_limit_bytes_(memory_limit_bytes) {}
+
+CudaBackend::~CudaBackend() {
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (Buffer* buffer :
+       {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_, &gemm_b_,
+        &reduce_partials_, &histogram_, &row_stats_, &words_, &code_a_, &code_b_, &code_out_}) {
+    buffer->Reset();
+  }
+  matmul_.reset();
+  for (const auto& [memory, size] : allocations_) cudaFree(memory);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+Result<std::unique_ptr<Backend>> CudaBackend::Make(const BackendOptions& options) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    return UnavailableError(std::string("backend cuda: no usable device: ") +
+                            (error == cudaSuccess ? "none is visible" : cudaGetErrorString(error)) +
+                            "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use backend cpu");
+  }
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(kFirstDevice, options.memory_limit_bytes));
+  RETURN_IF_ERROR(backend->Open());
+  return std::unique_ptr<Backend>(std::move(backend));
+}
+
+Status CudaBackend::Open() {
+  cudaDeviceProp properties{};
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "cudaSetDevice"));
+  RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, device_), "device properties"));
+  if (properties.major < kOldestMajor) {
+    return UnavailableError(
+        StrFormat("backend cuda: %s has compute capability %d.%d; 8.0 or newer "
+                  "is needed",
+                  properties.name, properties.major, properties.minor));
+  }
+  description_ =
+      StrFormat("%s, compute capability %d.%d, %.0f GiB", properties.name, properties.major,
+                properties.minor, static_cast<double>(properties.totalGlobalMem) / 1073741824.0);
+  RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
+  ASSIGN_OR_RETURN(matmul_, Matmul::Make());
+  return OkStatus();
+}
+
+Support CudaBackend::Supports(const OpQuery& query) const {
+  const auto outer = [](Elem elem) {
+    return elem == Elem::kE2M1 || elem == Elem::kE4M3 || elem == Elem::kE5M2;
+  };
+  switch (query.op) {
+    case Op::kQuantize:
+      return outer(query.left) ? Support::kFast : Support::kNone;
+    case Op::kQuantizedGemm:
+      return outer(query.left) || outer(query.right) ? Support::kReference : Support::kNone;
+    case Op::kGemm:
+      return query.left == Elem::kF32 || query.left == Elem::kBf16 ? Support::kFast
+                                                                   : Support::kNone;
+    default:
+      return query.left == Elem::kF32 ? Support::kFast : Support::kNone;
+  }
+}
+
+Result<void*> CudaBackend::Allocate(int64_t size_bytes) {
+  if (size_bytes < 0) {
+    return InvalidArgumentError(
+        StrFormat("allocation of %lld bytes", static_cast<long long>(size_bytes)));
+  }
+  const auto text = [](int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); };
+  if (memory_limit_bytes_ > 0 && allocated_bytes_ + size_bytes > memory_limit_bytes_) {
+    return ResourceExhaustedError("device allocation of " + text(size_bytes) + " with " +
+                                  text(allocated_bytes_) + " in use passes the limit of " +
+                                  text(memory_limit_bytes_));
+  }
+  void* memory = nullptr;
+  const cudaError_t error =
+      cudaMalloc(&memory, static_cast<size_t>(std::max<int64_t>(size_bytes, 1)));
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // an allocation failure is not sticky; clear it
+    return ResourceExhaustedError("the device has no " + text(size_bytes) + " left; " +
+                                  text(allocated_bytes_) +
+                                  " in use; use a smaller micro-batch, sequence or model");
+  }
+  allocations_[memory] = size_bytes;
+  allocated_bytes_ += size_bytes;
+  peak_allocated_bytes_ = std::max(peak_allocated_bytes_, allocated_bytes_);
+  return memory;
+}
+
+void CudaBackend::Free(void* memory) {
+  const auto found = allocations_.find(memory);
+  if (found == allocations_.end()) return;
+  allocated_bytes_ -= found->second;
+  allocations_.erase(found);
+  cudaFree(memory);  // waits for the work that uses it
+}
+
+int64_t CudaBackend::workspace_bytes() const {
+  int64_t total = Matmul::kWorkspaceBytes;
+  for (const Buffer* buffer :
+       {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_, &gemm_b_,
+        &reduce_partials_, &histogram_, &row_stats_, &words_, &code_a_, &code_b_, &code_out_}) {
+    total += buffer->capacity_bytes();
+  }
+  return total;
+}
+
+Status CudaBackend::CopyIn(void* device, const void* host, int64_t size_bytes) {
+  if (size_bytes == 0) return OkStatus();
+  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(device, host, static_cast<size_t>(size_bytes),
+                                             cudaMemcpyHostToDevice, stream_),
+                             "copy to the device"));
+  return Synchronize();  // the caller may reuse `host` at once
+}
+Status CudaBackend::CopyOut(void* host, const void* device, int64_t size_bytes) {
+  if (size_bytes == 0) return OkStatus();
+  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(host, device, static_cast<size_t>(size_bytes),
+                                             cudaMemcpyDeviceToHost, stream_),
+                             "copy to the host"));
+  return Synchronize();
+}
+Status CudaBackend::Copy(void* to_device, const void* from_device, int64_t size_bytes) {
+  if (size_bytes == 0) return OkStatus();
+  return CudaStatus(cudaMemcpyAsync(to_device, from_device, static_cast<size_t>(size_bytes),
+                                    cudaMemcpyDeviceToDevice, stream_),
+                    "copy on the device");
+}
+Status CudaBackend::Synchronize() {
+  return CudaStatus(cudaStreamSynchronize(stream_), "waiting for the device");
+}
+
+}  // namespace nibble::cuda
+
+extern "C" __attribute__((visibility("default"))) nibble::Status nibble_make_cuda_backend(
+    uint32_t version, const nibble::BackendOptions& options,
+    std::unique_ptr<nibble::Backend>* backend) {
+  if (version != nibble::kCudaPluginVersion) {
+    return nibble::FailedPreconditionError(nibble::StrFormat(
+        "backend cuda: the plug-in is of interface version %u, the program asks for %u; build both "
+        "from one tree",
+        nibble::kCudaPluginVersion, version));
+  }
+  nibble::Result<std::unique_ptr<nibble::Backend>> made = nibble::cuda::CudaBackend::Make(options);
+  if (!made.ok()) return made.status();
+  *backend = *std::move(made);
+  return nibble::OkStatus();
+}

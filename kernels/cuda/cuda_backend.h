@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// CudaBackend: the operations of a training step on one NVIDIA device.
+//
+// Purpose: the numerics of the CPU backend on the device: codes and scales are equal bit for bit
+// (shared formats code, no multiply-add contraction), products and sums agree within the stated
+// accumulation error. Every result is deterministic: no floating-point atomics, fixed reduction
+// trees. Thread-safety, errors, aliasing: as kernels/backend.h. Ownership: owns the stream, the
+// cuBLASLt handle, its allocations and workspaces. All work is ordered on one stream.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/matmul.h"
+
+namespace nibble::cuda {
+
+// What the passes of Quantize know about one row; see quantize.cu.
+struct RowStats {
+  float low;
+  float high;
+  uint32_t amax_bits;
+  uint32_t residual_amax_bits;
+  int32_t residual_count;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  // UNAVAILABLE without a device this build has code for; the message names the driver's error.
+  static Result<std::unique_ptr<Backend>> Make(const BackendOptions& options);
+  ~CudaBackend() override;
+
+  std::string_view name() const override { return "cuda"; }
+  std::string description() const override { return description_; }
+  Support Supports(const OpQuery& query) const override;
+
+  Result<void*> Allocate(int64_t size_bytes) override;
+  void Free(void* memory) override;
+  int64_t allocated_bytes() const override { return allocated_bytes_; }
+  int64_t peak_allocated_bytes() const override { return peak_allocated_bytes_; }
+  int64_t workspace_bytes() const override;
+  Status CopyIn(void* device, const void* host, int64_t size_bytes) override;
+  Status CopyOut(void* host, const void* device, int64_t size_bytes) override;
+  Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
+  Status Fill(TensorView x, float value) override;
+  Status Synchronize() override;
+
+  Status EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) override;
+  Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout, TensorView dtable) override;
+  Status RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon, TensorView out,
+                        TensorView rstd) override;
+  Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
+                         ConstTensorView rstd, TensorView dx, bool accumulate_dx,
+                         TensorView dweight) override;
+  Status RopeForward(const RopeParams& params, TensorView x) override;
+  Status RopeBackward(const RopeParams& params, TensorView dx) override;
+  Status AttentionForward(const AttentionParams& params, ConstTensorView q, ConstTensorView k,
+                          ConstTensorView v, TensorView out, TensorView lse) override;
+  Status AttentionBackward(const AttentionParams& params, ConstTensorView dout, ConstTensorView q,
+                           ConstTensorView k, ConstTensorView v, ConstTensorView out,
+                           ConstTensorView lse, TensorView dq, TensorView dk,
+                           TensorView dv) override;
+  Status SwiGluForward(ConstTensorView gate, ConstTensorView up, TensorView out) override;
+  Status SwiGluBackward(ConstTensorView dout, ConstTensorView gate, ConstTensorView up,
+                        TensorView dgate, TensorView dup) override;
+  Status Add(ConstTensorView a, ConstTensorView b, TensorView out) override;
+  Status Axpy(float factor, ConstTensorView x, TensorView y) override;
+  Status Scale(float factor, TensorView x) override;
+  Status RoundToBf16(ConstTensorView x, TensorView out) override;
+  Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
+                      bool write_gradient, TensorView losses) override;
+  Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
+              Transpose transpose_b, bool accumulate, TensorView out) override;
+  Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                  QuantizedTensor* out, TensorView decoded) override;
+  Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;
+  Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
+                       ConstTensorView weight, const QuantizedTensor& quantized,
+                       TensorView gradient) override;
+  Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
+                       const QuantizedTensor& b, TensorView out) override;
+  Status ApplyMask(const QuantizedTensor& quantized, TensorView x) override;
+  Status Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,
+                ConstTensorView x, TensorView out) override;
+  Result<QuantizationHealth> MeasureHealth(ConstTensorView x, const QuantizedTensor& quantized,
+                                           ConstTensorView decoded) override;
+  Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
+               TensorView parameter) override;
+  Result<double> Sum(ConstTensorView x) override;
+  Result<double> SumOfSquares(ConstTensorView x) override;
+
+ private:
+  CudaBackend(int device, int64_t memory_limit_bytes);
+  Status Open();  // stream, handles, description
+
+  // Raises a device flag for ids outside [0, limit); OUT_OF_RANGE names the operation. Waits.
+  Status CheckIds(const char* op, ConstTensorView ids, int64_t limit, bool allow_ignore);
+  Status Rope(const RopeParams& params, TensorView x, float sign);
+  // The integer codes of x, outliers included, as FP32 in `buffer`.
+  Status Integers(const QuantizedTensor& x, Buffer& buffer);
+  // Replaces each view by a copy rounded to BF16, valid until the next attention call.
+  Status RoundOperands(std::initializer_list<ConstTensorView*> operands);
+  Result<double> Reduce(ConstTensorView x, bool squared);
+  Status OccBounds(const Quant& quant, ConstTensorView x, RowStats* stats);
+  Status SetScales(const Quant& quant, ConstTensorView x, RowStats* stats, QuantizedTensor* out);
+  Status Encode(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                const RowStats* stats, QuantizedTensor* out, TensorView decoded);
+
+  int device_;
+  int64_t memory_limit_bytes_;
+  std::string description_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<Matmul> matmul_;
+  int64_t allocated_bytes_ = 0;
+  int64_t peak_allocated_bytes_ = 0;
+  std::unordered_map<void*, int64_t> allocations_;
+  // One per purpose, so that operations may call each other.
+  Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
+  Buffer histogram_, row_stats_, words_, code_a_, code_b_, code_out_;
+};
+
+}  // namespace nibble::cuda

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The CUDA plug-in: how it answers without a device, and that its codes and scales equal the CPU's.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/formats/philox.h"
+
+namespace nibble {
+namespace {
+
+std::vector<float> Draws(int64_t n, float spread, uint32_t stream) {
+  std::vector<float> values(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t word = formats::RandomWord(7, 0, stream, static_cast<uint64_t>(i));
+    const float u = static_cast<float>(static_cast<int32_t>(word)) * 0x1p-31f;
+    values[static_cast<size_t>(i)] = i % 53 == 5 ? u * spread * 20 : u * spread;
+  }
+  return values;
+}
+
+std::vector<uint8_t> Bytes(Backend& backend, const Buffer& buffer, int64_t size) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(size));
+  EXPECT_TRUE(backend.CopyOut(bytes.data(), buffer.data(), size).ok());
+  return bytes;
+}
+
+// Everything a quantized tensor holds, on the host.
+struct HostCopy {
+  std::vector<uint8_t> codes, enc, offsets, columns, values;
+  std::vector<float> decoded;
+  int64_t count, nonfinite;
+  float residual_enc;
+};
+
+HostCopy QuantizeOn(Backend& backend, const Quant& quant, const std::vector<float>& source,
+                    int64_t rows, int64_t cols) {
+  Buffer x_buffer, decoded_buffer;
+  const TensorView x = *x_buffer.View(backend, rows, cols);
+  const TensorView decoded = *decoded_buffer.View(backend, rows, cols);
+  EXPECT_TRUE(backend.CopyIn(x.data, source.data(), x.size_bytes()).ok());
+  QuantizedTensor q;
+  const Status status = backend.Quantize(quant, {}, x, &q, decoded);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  HostCopy host;
+  host.codes = Bytes(backend, q.codes, rows * q.code_row_bytes());
+  host.enc = Bytes(backend, q.enc, q.scale_count() * 4);
+  if (q.comp != OccComp::kNone) {
+    host.offsets = Bytes(backend, q.residual_offsets, (rows + 1) * 4);
+    host.columns = Bytes(backend, q.residual_columns, q.residual_count * 4);
+    host.values =
+        Bytes(backend, q.residual_values, q.residual_count * (q.comp == OccComp::kE4M3 ? 1 : 4));
+  }
+  host.decoded.resize(source.size());
+  EXPECT_TRUE(backend.CopyOut(host.decoded.data(), decoded.data, decoded.size_bytes()).ok());
+  host.count = q.residual_count;
+  host.nonfinite = q.nonfinite_amax;
+  host.residual_enc = q.residual_enc;
+  return host;
+}
+
+Quant E2M1Rows(Round round) {
+  Quant quant;
+  quant.elem = Elem::kE2M1;
+  quant.block = Block::kToken;
+  quant.scale = ScaleRule::kF32;
+  quant.scale_max = 6;
+  quant.round = round;
+  return quant;
+}
+
+Quant Clamped(OccScope scope, OccComp comp) {
+  Quant quant = E2M1Rows(Round::kEven);
+  quant.pre = {true, 0.97, scope, comp};
+  return quant;
+}
+
+Quant Float8(Elem elem, ScaleRule rule, float max) {
+  Quant quant;
+  quant.elem = elem;
+  quant.scale = rule;
+  quant.scale_max = max;
+  return quant;
+}
+
+TEST(CudaPlugin, WithoutPluginOrDeviceSaysWhatIsMissing) {
+  const Status status = MakeBackend("cuda", {}).status();
+  if (status.ok()) GTEST_SKIP() << "a device is present";
+  EXPECT_TRUE(status.code() == StatusCode::kNotFound || status.code() == StatusCode::kUnavailable)
+      << status.ToString();
+  EXPECT_NE(status.message().find("backend cuda"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("use backend cpu"), std::string::npos) << status.message();
+}
+
+TEST(CudaPlugin, RefusesAFileThatIsNoPlugin) {
+  ASSERT_EQ(setenv("NIBBLE_CUDA_PLUGIN", "/proc/self/exe", 1), 0);
+  const Status status = MakeBackend("cuda", {}).status();
+  unsetenv("NIBBLE_CUDA_PLUGIN");
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status.ToString();
+}
+
+TEST(Device, QuantizesToTheBitsOfTheCpu) {
+  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
+  const Quant quants[] = {E2M1Rows(Round::kEven),
+                          E2M1Rows(Round::kHalfUp),
+                          E2M1Rows(Round::kAway),
+                          E2M1Rows(Round::kZero),
+                          E2M1Rows(Round::kSr24),
+                          E2M1Rows(Round::kTe8),
+                          Clamped(OccScope::kTensor, OccComp::kE4M3),
+                          Clamped(OccScope::kTensor, OccComp::kBf16),
+                          Clamped(OccScope::kToken, OccComp::kNone),
+                          Float8(Elem::kE4M3, ScaleRule::kCurrent, 448),
+                          Float8(Elem::kE5M2, ScaleRule::kP2, 57344)};
+  const std::pair<int64_t, int64_t> shapes[] = {{1, 1}, {3, 7}, {64, 256}, {37, 1031}, {300, 129}};
+  for (const Quant& quant : quants) {
+    for (const auto& [rows, cols] : shapes) {
+      SCOPED_TRACE(testing::Message() << ElemName(quant.elem) << ' ' << RoundName(quant.round)
+                                      << ' ' << rows << 'x' << cols);
+      std::vector<float> source = Draws(rows * cols, 3.0f, 1);
+      if (rows * cols > 100) source[17] = std::nanf("");
+      const HostCopy a = QuantizeOn(*cpu, quant, source, rows, cols);
+      const HostCopy b = QuantizeOn(**cuda, quant, source, rows, cols);
+      EXPECT_EQ(a.codes, b.codes);
+      EXPECT_EQ(a.enc, b.enc);
+      EXPECT_EQ(a.offsets, b.offsets);
+      EXPECT_EQ(a.columns, b.columns);
+      EXPECT_EQ(a.values, b.values);
+      EXPECT_EQ(a.count, b.count);
+      EXPECT_EQ(a.nonfinite, b.nonfinite);
+      EXPECT_EQ(a.residual_enc, b.residual_enc);
+      EXPECT_EQ(std::memcmp(a.decoded.data(), b.decoded.data(), a.decoded.size() * 4), 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble
