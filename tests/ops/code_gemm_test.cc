@@ -422,12 +422,15 @@ TEST_P(CodeGemm, ResidualsOfTheLeftOperandAreAddedInColumnOrder) {
     Case c;
     c.left.outliers = outliers;
     CheckAll(c);
+    runner_->Check(c, 131, 301, 70);  // several blocks, panels beside each other and left over
     c.accumulate = true;
     c.transpose_b = false;
     CheckAll(c);
     c.left.block = c.right.block = Block::kGroup;
     c.left.group = c.right.group = 16;
     CheckAll(c);
+    c.accumulate = false;
+    runner_->Check(c, 131, 301, 70);
   }
 }
 

@@ -333,7 +333,7 @@ constexpr KernelSet kSet{"avx2",
                          ScatterAcrossAvx2,
                          FinishTile<int32_t, kRows, kCols>,
                          FinishTile<float, kRows, kCols>,
-                         CorrectVectors<Words8, Codes8, 2>};
+                         CorrectVectors<Words8, Codes8, ShiftCells<Words8>, 2, 4>};
 
 }  // namespace
 

@@ -116,6 +116,16 @@ void GroupTile(const GroupTileArgs& args) {
                         NIBBLE_INLINE_LAMBDA { _mm512_storeu_ps(args.tile + i * 16, sums[i]); });
 }
 
+// Byte `at` of every four-byte cell: the product with a one at that place.
+struct DotCells {
+  explicit DotCells(int64_t at) : one(_mm512_set1_epi32(1 << (8 * at))) {}
+  [[gnu::always_inline]] Words16 operator()(Words16 cells) const {
+    return reinterpret_cast<Words16>(
+        _mm512_dpbusd_epi32(_mm512_setzero_si512(), one, reinterpret_cast<__m512i>(cells)));
+  }
+  __m512i one;
+};
+
 constexpr PanelLayout kLeft{PanelOrder::kQuads, kRows, kOffset};
 constexpr PanelLayout kRight{PanelOrder::kQuads, kCols, 0};
 // A right panel of 768 codes is 24 KiB.
@@ -135,7 +145,7 @@ constexpr KernelSet kSet{"avx512vnni",
                          ScatterAcrossAvx2,
                          FinishTile<int32_t, kRows, kCols>,
                          FinishTile<float, kRows, kCols>,
-                         CorrectVectors<Words16, Codes16, 2>};
+                         CorrectVectors<Words16, Codes16, DotCells, 2, 4>};
 
 }  // namespace
 

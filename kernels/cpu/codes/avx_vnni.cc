@@ -19,7 +19,7 @@ const KernelSet& AvxVnniKernels() {
                                   ScatterAcrossAvx2,
                                   FinishTile<int32_t, kRows, kCols>,
                                   FinishTile<float, kRows, kCols>,
-                                  CorrectVectors<Words8, Codes8, 3>};
+                                  CorrectVectors<Words8, Codes8, DotCells, 3, 3>};
   return kSet;
 }
 

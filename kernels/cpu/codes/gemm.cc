@@ -45,17 +45,18 @@ class Multiplication {
  public:
   Multiplication(const KernelSet& kernels, const Variant& variant, const CodeGemm& gemm,
                  const PackedCodes& left, const PackedCodes& right, const Plan& plan,
-                 const float* residual)
+                 const float* residual, const int32_t* cells)
       : kernels_(kernels),
         variant_(variant),
         gemm_(gemm),
         left_(left),
         right_(right),
         plan_(plan),
-        residual_(residual) {}
+        residual_(residual),
+        cells_(cells) {}
 
-  // `tiles`: the task's sums, one tile after the other.
-  void RunTask(int64_t task, int32_t* tiles) const {
+  // `tiles`: the task's sums, one tile after the other. `correction`: its (rows, columns) of c.
+  void RunTask(int64_t task, int32_t* tiles, float* correction) const {
     const int64_t first_left = task / plan_.tasks_right * plan_.left_panels;
     const int64_t first_right = task % plan_.tasks_right * plan_.right_panels;
     const int64_t last_left =
@@ -64,13 +65,18 @@ class Multiplication {
         std::min(first_right + plan_.right_panels, CeilDiv(gemm_.cols, right_.lanes));
     const int64_t tile_size = int64_t{left_.lanes} * right_.lanes;
     const bool keep = plan_.depth_block < left_.depth;
+    const int64_t width = (last_right - first_right) * right_.lanes;
+    if (gemm_.sparse) Correct(first_left, last_left, first_right, last_right, correction);
     for (int64_t k = 0; k < left_.depth; k += plan_.depth_block) {
       const int64_t depth = std::min(plan_.depth_block, left_.depth - k);
       int32_t* tile = tiles;
       for (int64_t j = first_right; j < last_right; ++j) {
         for (int64_t i = first_left; i < last_left; ++i) {
           RunTile(i, j, k, depth, tile);
-          if (k + depth == left_.depth) FinishTile(i, j, tile);
+          if (k + depth == left_.depth) {
+            const int64_t at = (i - first_left) * left_.lanes * width;
+            FinishTile(i, j, tile, correction + at + (j - first_right) * right_.lanes, width);
+          }
           if (keep) tile += tile_size;
         }
       }
@@ -96,8 +102,8 @@ class Multiplication {
                    right_.bias(j) + span * right_.lanes, depth, k > 0, tile});
   }
 
-  void FinishTile(int64_t i, int64_t j, const int32_t* tile) const {
-    alignas(64) float correction[kMaxLeftLanes * kMaxRightLanes];
+  void FinishTile(int64_t i, int64_t j, const int32_t* tile, const float* correction,
+                  int64_t correction_stride) const {
     const int64_t row = i * left_.lanes;
     const int64_t col = j * right_.lanes;
     FinishArgs args{};
@@ -110,8 +116,8 @@ class Multiplication {
     args.out = gemm_.out + row * gemm_.cols + col;
     args.out_stride = gemm_.cols;
     if (gemm_.sparse) {
-      for (int64_t r = 0; r < args.rows; ++r) Correct(row + r, j, correction + r * args.stride);
       args.correction = correction;
+      args.correction_stride = correction_stride;
     }
     if (variant_.group_tile != nullptr) {
       kernels_.finish_groups(reinterpret_cast<const float*>(tile), args);
@@ -120,16 +126,26 @@ class Multiplication {
     }
   }
 
-  void Correct(int64_t row, int64_t j, float* c) const {
+  // c of left panels [first_left, last_left) against right panels [first_right, last_right).
+  void Correct(int64_t first_left, int64_t last_left, int64_t first_right, int64_t last_right,
+               float* c) const {
     const QuantizedTensor& x = *gemm_.left.tensor;
-    const int32_t* offsets = static_cast<const int32_t*>(x.residual_offsets.data());
-    const int32_t* columns = static_cast<const int32_t*>(x.residual_columns.data());
-    const int32_t first = offsets[row];
-    const bool grouped = gemm_.group > 0;
-    kernels_.correct({right_.panel(j), variant_.right, columns + first, residual_ + first,
-                      offsets[row + 1] - first,
-                      grouped ? gemm_.right_group + j * right_.lanes : nullptr,
-                      gemm_.right_group_stride, gemm_.group, c});
+    const int64_t row = first_left * left_.lanes;
+    CorrectionArgs args{};
+    args.panel = right_.panel(first_right);
+    args.panel_bytes = right_.panel_bytes;
+    args.panels = last_right - first_right;
+    args.layout = variant_.right;
+    args.rows = std::min(last_left * left_.lanes, gemm_.rows) - row;
+    args.offsets = static_cast<const int32_t*>(x.residual_offsets.data()) + row;
+    args.columns = static_cast<const int32_t*>(x.residual_columns.data());
+    args.values = residual_;
+    args.cells = cells_;
+    if (gemm_.group > 0) args.factor = gemm_.right_group + first_right * right_.lanes;
+    args.factor_stride = gemm_.right_group_stride;
+    args.group = gemm_.group;
+    args.c = c;
+    kernels_.correct(args);
   }
 
   const KernelSet& kernels_;
@@ -138,7 +154,8 @@ class Multiplication {
   const PackedCodes& left_;
   const PackedCodes& right_;
   const Plan& plan_;
-  const float* residual_;
+  const float* residual_;  // decoded outliers
+  const int32_t* cells_;   // where they meet the right panels
 };
 
 }  // namespace
@@ -166,21 +183,29 @@ Status MultiplyCodes(Backend& backend, ThreadPool& pool, const KernelSet& kernel
                      const PackedCodes& right, FastWorkspace* workspace) {
   const Plan plan = PlanOf(variant, gemm, left, right);
   const int64_t tile_bytes = int64_t{left.lanes} * right.lanes * 4;
-  const int64_t per_thread = tile_bytes * plan.left_panels * plan.right_panels;
+  const int64_t sums = tile_bytes * plan.left_panels * plan.right_panels;
+  const int64_t per_thread = gemm.sparse ? 2 * sums : sums;
   RETURN_IF_ERROR(workspace->scratch.Reserve(backend, per_thread * pool.threads()));
   float* residual = nullptr;
+  int32_t* cells = nullptr;
   if (gemm.sparse) {
     const QuantizedTensor& x = *gemm.left.tensor;
-    RETURN_IF_ERROR(workspace->residual.Reserve(backend, x.residual_count * 4));
+    RETURN_IF_ERROR(workspace->residual.Reserve(backend, x.residual_count * 8));
     residual = static_cast<float*>(workspace->residual.data());
+    cells = reinterpret_cast<int32_t*>(residual + x.residual_count);
+    const int32_t* columns = static_cast<const int32_t*>(x.residual_columns.data());
     pool.RunRanges(x.residual_count, 4096, [&](int64_t first, int64_t last, int) {
-      for (int64_t i = first; i < last; ++i) residual[i] = ResidualValue(x, i);
+      for (int64_t i = first; i < last; ++i) {
+        residual[i] = ResidualValue(x, i);
+        cells[i] = static_cast<int32_t>(variant.right.At(columns[i], 0));
+      }
     });
   }
-  const Multiplication work(kernels, variant, gemm, left, right, plan, residual);
+  const Multiplication work(kernels, variant, gemm, left, right, plan, residual, cells);
   uint8_t* scratch = static_cast<uint8_t*>(workspace->scratch.data());
   pool.Run(plan.tasks_left * plan.tasks_right, [&](int64_t task, int worker) {
-    work.RunTask(task, reinterpret_cast<int32_t*>(scratch + worker * per_thread));
+    uint8_t* mine = scratch + worker * per_thread;
+    work.RunTask(task, reinterpret_cast<int32_t*>(mine), reinterpret_cast<float*>(mine + sums));
   });
   return OkStatus();
 }

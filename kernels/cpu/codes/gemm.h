@@ -41,7 +41,7 @@ struct PackedCodes {
 struct FastWorkspace {
   PackedCodes left, right;
   Buffer scratch;   // per thread
-  Buffer residual;  // decoded outliers
+  Buffer residual;  // decoded outliers, then their places
   int64_t size_bytes() const;
 };
 

@@ -81,23 +81,29 @@ struct FinishArgs {
   int64_t stride;      // of the tile
   const float* left_scale;
   const float* right_scale;
-  const float* correction;  // (rows, stride) or nullptr
+  const float* correction;  // (rows, correction_stride) or nullptr
+  int64_t correction_stride;
   bool accumulate;
   float* out;
   int64_t out_stride;
 };
 
-// c of operand.h for every lane of a right panel: outliers of one row, ascending columns.
+// c of operand.h for rows of the left operand against right panels side by side: the outliers of
+// each row, ascending columns.
 struct CorrectionArgs {
-  const uint8_t* panel;
+  const uint8_t* panel;  // the first
+  int64_t panel_bytes;
+  int64_t panels;
   PanelLayout layout;
+  int64_t rows;
+  const int32_t* offsets;  // (rows + 1), into the outliers: columns, values, cells
   const int32_t* columns;
   const float* values;
-  int64_t count;
-  const float* factor;  // group factors of the panel's lanes, nullptr without groups
+  const int32_t* cells;  // layout.At(column, 0)
+  const float* factor;   // group factors of the panels' lanes, nullptr without groups
   int64_t factor_stride;
   int64_t group;
-  float* c;  // (lanes), overwritten
+  float* c;  // (rows, panels * lanes), overwritten
 };
 
 // A way to form the sums, for codes up to a bound on each side.

@@ -26,7 +26,7 @@ template <typename Sum>
     float* __restrict out = args.out + i * args.out_stride;
     const float left = args.left_scale[i];
     if (args.correction != nullptr) {
-      const float* __restrict c = args.correction + i * args.stride;
+      const float* __restrict c = args.correction + i * args.correction_stride;
       if (args.accumulate) {
         for (int64_t j = 0; j < cols; ++j) {
           out[j] += (static_cast<float>(in[j]) * left + c[j]) * right[j];
@@ -47,7 +47,7 @@ template <typename Sum>
 // Most tiles are whole and overwrite their results; constant bounds make that case short.
 template <typename Sum, int rows, int cols>
 void FinishTile(const Sum* tile, const FinishArgs& args) {
-  if (args.rows != rows || args.cols != cols || args.correction != nullptr || args.accumulate) {
+  if (args.rows != rows || args.cols != cols || args.accumulate) {
     FinishLoop(tile, args);
     return;
   }
@@ -55,6 +55,16 @@ void FinishTile(const Sum* tile, const FinishArgs& args) {
   const float* __restrict left = args.left_scale;
   float* __restrict out = args.out;
   const Sum* __restrict in = tile;
+  if (args.correction != nullptr) {
+    const float* __restrict c = args.correction;
+    for (int i = 0; i < rows; ++i, in += cols, out += args.out_stride) {
+      for (int j = 0; j < cols; ++j) {
+        out[j] = (static_cast<float>(in[j]) * left[i] + c[j]) * right[j];
+      }
+      c += args.correction_stride;
+    }
+    return;
+  }
   for (int i = 0; i < rows; ++i, in += cols, out += args.out_stride) {
     for (int j = 0; j < cols; ++j) out[j] = static_cast<float>(in[j]) * left[i] * right[j];
   }
@@ -93,19 +103,24 @@ inline void PanelCodes(const uint8_t* panel, const PanelLayout& layout, int64_t 
 
 [[maybe_unused]] void CorrectLoop(const CorrectionArgs& args) {
   const int lanes = args.layout.lanes;
-  float sum[kMaxRightLanes] = {};
   float codes[kMaxRightLanes];
-  for (int64_t r = 0; r < args.count; ++r) {
-    const int64_t k = args.columns[r];
-    const float value = args.values[r];
-    PanelCodes(args.panel, args.layout, k, codes);
-    if (args.factor != nullptr) {
-      const float* factor = args.factor + k / args.group * args.factor_stride;
-      for (int lane = 0; lane < lanes; ++lane) codes[lane] *= factor[lane];
+  for (int64_t row = 0; row < args.rows; ++row) {
+    for (int64_t p = 0; p < args.panels; ++p) {
+      float sum[kMaxRightLanes] = {};
+      for (int64_t r = args.offsets[row]; r < args.offsets[row + 1]; ++r) {
+        const int64_t k = args.columns[r];
+        const float value = args.values[r];
+        PanelCodes(args.panel + p * args.panel_bytes, args.layout, k, codes);
+        if (args.factor != nullptr) {
+          const float* factor = args.factor + k / args.group * args.factor_stride + p * lanes;
+          for (int lane = 0; lane < lanes; ++lane) codes[lane] *= factor[lane];
+        }
+        for (int lane = 0; lane < lanes; ++lane) sum[lane] += value * codes[lane];
+      }
+      float* c = args.c + (row * args.panels + p) * lanes;
+      for (int lane = 0; lane < lanes; ++lane) c[lane] = sum[lane];
     }
-    for (int lane = 0; lane < lanes; ++lane) sum[lane] += value * codes[lane];
   }
-  for (int lane = 0; lane < lanes; ++lane) args.c[lane] = sum[lane];
 }
 
 using Words8 = int32_t __attribute__((vector_size(32)));
@@ -113,39 +128,83 @@ using Codes8 = float __attribute__((vector_size(32)));
 using Words16 = int32_t __attribute__((vector_size(64)));
 using Codes16 = float __attribute__((vector_size(64)));
 
-// CorrectLoop on `count` vectors of `width` lanes, for panels of four-byte cells without offset.
-template <typename Words, typename Codes, int count>
+// Byte `at` of every four-byte cell, sign-extended: moved to the top, then back.
+template <typename Words>
+struct ShiftCells {
+  explicit ShiftCells(int64_t at) : shift(24 - 8 * static_cast<int>(at)) {}
+  [[gnu::always_inline]] Words operator()(Words cells) const { return (cells << shift) >> 24; }
+  int shift;
+};
+
+// Panels [first, first + panels) of `vectors` vectors each: their sums stay in registers while a
+// row's outliers pass. A byte's place in its cell is that of its offset.
+template <typename Words, typename Codes, typename PickByte, int vectors, int panels, bool factors>
+void CorrectPanels(const CorrectionArgs& args, int64_t first) {
+  constexpr int width = sizeof(Words) / 4;
+  constexpr int64_t lanes = width * vectors;
+  const int64_t stride = args.layout.order == PanelOrder::kQuads ? width * 4 : 64;
+  const int64_t panel_bytes = args.panel_bytes;
+  const uint8_t* panel = args.panel + first * panel_bytes;
+  const float* values = args.values;
+  const int32_t* places = args.cells;
+  float* c = args.c + first * lanes;
+  int64_t r = args.offsets[0];
+  for (int64_t row = 0; row < args.rows; ++row, c += args.panels * lanes) {
+    const int64_t end = args.offsets[row + 1];
+    Codes sums[vectors * panels];
+    Unroll<vectors * panels>([&](auto v) NIBBLE_INLINE_LAMBDA { sums[v] = Codes{}; });
+    for (; r < end; ++r) {
+      const float value = values[r];
+      const int64_t place = places[r];
+      const PickByte pick(place % 4);
+      const uint8_t* cells = panel + (place & ~int64_t{3});
+      const float* factor = nullptr;
+      if constexpr (factors) {
+        factor = args.factor + args.columns[r] / args.group * args.factor_stride + first * lanes;
+      }
+      Unroll<vectors * panels>([&](auto v) NIBBLE_INLINE_LAMBDA {
+        Words words;
+        std::memcpy(&words, cells + v / vectors * panel_bytes + v % vectors * stride,
+                    sizeof(words));
+        Codes codes = __builtin_convertvector(pick(words), Codes);
+        if constexpr (factors) {
+          Codes f;
+          std::memcpy(&f, factor + v * width, sizeof(f));
+          codes *= f;
+        }
+        sums[v] += codes * value;
+      });
+    }
+    Unroll<vectors * panels>(
+        [&](auto v) NIBBLE_INLINE_LAMBDA { std::memcpy(c + v * width, &sums[v], sizeof(Codes)); });
+  }
+}
+
+template <typename Words, typename Codes, typename PickByte, int vectors, int panels, bool factors>
+void CorrectAllPanels(const CorrectionArgs& args) {
+  int64_t first = 0;
+  for (; first + panels <= args.panels; first += panels) {
+    CorrectPanels<Words, Codes, PickByte, vectors, panels, factors>(args, first);
+  }
+  for (; first < args.panels; ++first) {
+    CorrectPanels<Words, Codes, PickByte, vectors, 1, factors>(args, first);
+  }
+}
+
+// CorrectLoop for panels of `vectors` vectors of four-byte cells without offset, `panels` of them
+// at a time. PickByte: as ShiftCells.
+template <typename Words, typename Codes, typename PickByte, int vectors, int panels>
 [[maybe_unused]] void CorrectVectors(const CorrectionArgs& args) {
   constexpr int width = sizeof(Words) / 4;
   const bool cells = args.layout.order == PanelOrder::kQuads ||
                      (args.layout.order == PanelOrder::kWinogradRight && width == 8);
-  if (!cells || args.layout.offset != 0 || args.layout.lanes != width * count) {
+  if (!cells || args.layout.offset != 0 || args.layout.lanes != width * vectors) {
     CorrectLoop(args);
-    return;
+  } else if (args.factor == nullptr) {
+    CorrectAllPanels<Words, Codes, PickByte, vectors, panels, false>(args);
+  } else {
+    CorrectAllPanels<Words, Codes, PickByte, vectors, panels, true>(args);
   }
-  Codes sums[count] = {};
-  for (int64_t r = 0; r < args.count; ++r) {
-    const int64_t k = args.columns[r];
-    const float value = args.values[r];
-    const int shift = 24 - 8 * static_cast<int>(k % 4);
-    const float* factor =
-        args.factor == nullptr ? nullptr : args.factor + k / args.group * args.factor_stride;
-    const uint8_t* first = args.panel + args.layout.At(k / 4 * 4, 0);
-    const int64_t stride = args.layout.order == PanelOrder::kQuads ? width * 4 : 64;
-    Unroll<count>([&](auto v) NIBBLE_INLINE_LAMBDA {
-      Words words;
-      std::memcpy(&words, first + v * stride, sizeof(words));
-      words = (words << shift) >> 24;
-      Codes codes = __builtin_convertvector(words, Codes);
-      if (factor != nullptr) {
-        Codes factors;
-        std::memcpy(&factors, factor + v * width, sizeof(factors));
-        codes *= factors;
-      }
-      sums[v] += codes * value;
-    });
-  }
-  std::memcpy(args.c, sums, sizeof(sums));
 }
 
 inline void PutCode(const PanelLayout& layout, int64_t panel_bytes, int64_t lane, int64_t k,

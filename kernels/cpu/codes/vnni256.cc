@@ -19,7 +19,7 @@ const KernelSet& Vnni256Kernels() {
                                   ScatterAcrossAvx2,
                                   FinishTile<int32_t, kRows, kCols>,
                                   FinishTile<float, kRows, kCols>,
-                                  CorrectVectors<Words8, Codes8, 3>};
+                                  CorrectVectors<Words8, Codes8, DotCells, 3, 3>};
   return kSet;
 }
 

@@ -97,6 +97,16 @@ void GroupTile(const GroupTileArgs& args) {
   }
 }
 
+// Byte `at` of every four-byte cell: the product with a one at that place.
+struct DotCells {
+  explicit DotCells(int64_t at) : one(_mm256_set1_epi32(1 << (8 * at))) {}
+  [[gnu::always_inline]] Words8 operator()(Words8 cells) const {
+    return reinterpret_cast<Words8>(
+        NIBBLE_DPBUSD(_mm256_setzero_si256(), one, reinterpret_cast<__m256i>(cells)));
+  }
+  __m256i one;
+};
+
 constexpr PanelLayout kLeft{PanelOrder::kQuads, kRows, kOffset};
 constexpr PanelLayout kRight{PanelOrder::kQuads, kCols, 0};
 constexpr Variant kOuter[] = {
