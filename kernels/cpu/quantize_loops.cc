@@ -131,22 +131,25 @@ NIBBLE_CLONES void MultiplyLoop(const float* grid, float dec, float* decoded, in
 NIBBLE_CLONES void KeysLoop(const float* x, uint16_t* keys, int64_t n) {
   for (int64_t i = 0; i < n; ++i) keys[i] = formats::Bf16OrderKey(formats::ToBf16(x[i]));
 }
-// Three simple loops vectorise where one long one does not.
-NIBBLE_CLONES void DgeOffsets(float enc, const float* weight, float* scaled, float* offset,
-                              int64_t n) {
+// DgeOfWeight in stages: one loop would be a chain of 40 dependent operations, too long for the
+// processor to overlap with the next.
+NIBBLE_CLONES void DgeLoop(const formats::DgeConstants& constants, float enc, const float* wgrad,
+                           const float* weight, float* gradient, int64_t n) {
+  const formats::DgeConstants c = constants;
+  float a[kSegment], offset[kSegment], whole[kSegment], part[kSegment];
   for (int64_t i = 0; i < n; ++i) {
-    scaled[i] = formats::DgeAxisValue(formats::RoundBf16(weight[i]), enc);
+    a[i] = formats::DgeAxisMagnitude(weight[i], enc);
+    offset[i] = formats::DgeOffset(a[i]);
   }
-  for (int64_t i = 0; i < n; ++i) offset[i] = formats::DgeOffset(scaled[i]);
-}
-NIBBLE_CLONES void DgePowers(double inverse_k, double clip, float* offset, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) offset[i] = formats::DgePower(offset[i], inverse_k, clip);
-}
-NIBBLE_CLONES void DgeApply(const float* scaled, const float* power, const float* wgrad,
-                            float* gradient, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const formats::Log2Parts log2 = formats::DgeLog2(c, offset[i]);
+    whole[i] = log2.whole;
+    part[i] = log2.part;
+  }
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
-    gradient[i] += wgrad[i] * formats::DgeWithin(scaled[i], power[i]);
+    const float inside = formats::DgeClipped(c, {whole[i], part[i]});
+    gradient[i] += wgrad[i] * formats::DgeOfMagnitude(weight[i], a[i], inside);
   }
 }
 
@@ -261,13 +264,10 @@ void OrderKeys(const float* x, uint16_t* keys, int64_t n) { KeysLoop(x, keys, n)
 
 void DgeSegment(double inverse_k, double clip, float enc, const float* wgrad, const float* weight,
                 float* gradient, int64_t n) {
-  float scaled[kSegment];
-  float factor[kSegment];
+  const formats::DgeConstants constants(inverse_k, clip);
   for (int64_t first = 0; first < n; first += kSegment) {
     const int64_t count = n - first < kSegment ? n - first : kSegment;
-    DgeOffsets(enc, weight + first, scaled, factor, count);
-    DgePowers(inverse_k, clip, factor, count);
-    DgeApply(scaled, factor, wgrad + first, gradient + first, count);
+    DgeLoop(constants, enc, wgrad + first, weight + first, gradient + first, count);
   }
 }
 

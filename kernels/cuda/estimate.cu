@@ -23,9 +23,8 @@ struct DgeOp {
   const float *wgrad, *weight, *enc;
   float* gradient;
   __device__ void operator()(int64_t i) const {
-    const float scaled =
-        formats::DgeAxisValue(formats::RoundBf16(weight[i]), enc[per_row ? i / cols : 0]);
-    gradient[i] += wgrad[i] * formats::DgeDerivative(scaled, inverse_k, clip);
+    gradient[i] +=
+        wgrad[i] * formats::DgeOfWeight({inverse_k, clip}, weight[i], enc[per_row ? i / cols : 0]);
   }
 };
 

@@ -4,7 +4,7 @@
 // clipped to [0.5, 1e4].
 //
 // Purpose: what replaces the step function's gradient on the axis of scaled values, beside the
-// estimator of dge.h. Computed from dge.h's own series, so that every backend gets the same bits.
+// estimator of dge.h. Computed from dge.h's polynomials, so that every backend gets the same bits.
 // Thread-safety: pure functions.
 #pragma once
 
@@ -31,11 +31,10 @@ NIBBLE_HD inline float PowerDerivative(float x, double inverse_k) {
   const float a = Magnitude(x);
   if (IsNan(x)) return x;
   if (a > kE2M1Max) return static_cast<float>(kSurrogateLow);
-  const double half = 0.5 * static_cast<double>(a < kE2M1Max ? E2M1Step(a) : 2.0f);
-  const double distance = half * static_cast<double>(DgeOffset(x));
-  if (distance < 1e-30) return static_cast<float>(kSurrogateHigh);
-  return ClipSurrogate(half * inverse_k *
-                       Exp2((inverse_k - 1.0) * Log2(static_cast<float>(distance))));
+  const float half = 0.5f * (a < kE2M1Max ? E2M1Step(a) : 2.0f);
+  const float distance = half * DgeOffset(a);
+  if (distance == 0.0f) return static_cast<float>(kSurrogateHigh);
+  return ClipSurrogate(static_cast<double>(half * DgePower(distance, inverse_k, 1e30)));
 }
 
 // Slope of the line between the quantized values of neighbouring points of 40 over [-6, 6].
@@ -64,7 +63,9 @@ NIBBLE_HD inline float SigmoidDerivative(float x, double temperature) {
       double t = static_cast<double>(x - static_cast<float>(sign) * kMiddles[i]) / temperature;
       t = t < 0 ? -t : t;
       // e^-|t|: beyond 60 nothing is left.
-      const double e = t < 60.0 ? Exp2(-t * 1.4426950408889634) : 0.0;
+      const double e = t < 60.0 ? static_cast<double>(ScaledExp2(
+                                      1.0f, static_cast<float>(-t * 1.4426950408889634), 0.0f))
+                                : 0.0;
       sum += static_cast<double>(kSteps[i]) * e / ((1.0 + e) * (1.0 + e)) / temperature;
     }
   }
