@@ -53,7 +53,7 @@ Result<SlotOperand*> LinearInput::Operand(const LinearStep& step, Slot slot) {
   if (requant && requantized_ != forward_.stamp()) {
     ASSIGN_OR_RETURN(const ConstTensorView decoded, forward_.Decoded(workspace_));
     OperandForms forms;
-    forms.decoded = true;
+    forms.decoded = !FormOf(workspace_.backend(), recipe_, kWgrad, 0, cols_, rows_).on_codes;
     const OperandSplit* columns = forward_.split().set_number() != 0 ? &forward_.split() : nullptr;
     RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, slot, layer_, step, nullptr, forms, decoded,
                                 {layer_, nullptr, columns}));
@@ -121,7 +121,8 @@ Status QuantizedLinear::PrepareWeightDgrad(const LinearStep& step, ConstTensorVi
   }
   dgrad_draw_ = {true, version, step.seed, step.step, 0, step.advance_histories};
   OperandForms forms;
-  forms.decoded = true;
+  forms.decoded =
+      !FormOf(workspace_.backend(), recipe_, kDgrad, 0, weight.cols, weight.rows).on_codes;
   ConstTensorView source = weight;
   if (recipe_.slot(Slot::kWd).source == Source::kRequant) {
     ASSIGN_OR_RETURN(source, weight_.Decoded(workspace_));

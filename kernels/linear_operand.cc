@@ -11,12 +11,13 @@ Axis ContractionOf(Slot slot) {
   return slot == Slot::kWd || slot == Slot::kGw || slot == Slot::kXw ? Axis::kRows : Axis::kCols;
 }
 
-// The slot's quantizer for the matrix as it is stored: an output channel is a row of W there,
-// whichever way the contraction runs.
+// The slot's quantizer for the matrix as it is stored: an output channel is a row of W and a column
+// of dY there, whichever way the contraction runs.
 Quant StoredQuant(const LinearRecipe& recipe, Slot slot) {
   Quant quant = recipe.slot(slot);
   const bool weight = slot == Slot::kWf || slot == Slot::kWd;
   if (weight && quant.block == Block::kOutputChannel) quant.block = Block::kToken;
+  if (slot == Slot::kGd && quant.block == Block::kOutputChannel) quant.block = Block::kInputChannel;
   return quant;
 }
 

@@ -66,7 +66,8 @@ class SlotOperand {
   Status Make(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
               const LinearStep& step, const SlotOperand* fold, OperandForms forms,
               ConstTensorView source, const OperandExtras& extras = {});
-  // Gd and Gw of one dy, codes only, as two calls of Make would, in fewer passes over dy.
+  // Gd and Gw of one dy, codes only, as two calls of Make would, in fewer passes over dy. Neither
+  // slot may rotate or look at past maxima.
   static Status MakeBoth(LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
                          const LinearStep& step, const SlotOperand& dgrad_fold,
                          const SlotOperand& wgrad_fold, ConstTensorView dy, SlotOperand* dgrad,

@@ -34,8 +34,9 @@ struct ProductForm {
   Support support = Support::kFast;  // of what runs: codes or FP32 kFast, decoded kReference
 };
 // rows x cols of the output, depth of the sum; 0 = any. On codes when each operand's codes are
-// integers whose scales are constant along the sum (or folded into the other operand) and the
-// backend multiplies such codes. kNone when the backend cannot form the product at all.
+// integers whose scales are constant along the sum, or per group of it (equal groups of 8, 16, ..,
+// 128 in both operands), or folded into the other operand, and the backend multiplies such codes.
+// kNone when the backend cannot form the product at all.
 ProductForm FormOf(const Backend& backend, const LinearRecipe& recipe, const LinearProduct& product,
                    int64_t rows, int64_t cols, int64_t depth);
 

@@ -448,6 +448,98 @@ TEST(Linear, FoldedRecipesMultiplyCodesInAllThreeProducts) {
   EXPECT_STREQ(paths->wgrad.reason, "the backend has no kernel for these formats");
 }
 
+// One operand of `recipe`, from the matrix its slot stands for. `fold`: the other operand.
+void MakeOperand(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, const Data& d,
+                 const SlotOperand* fold, SlotOperand* out) {
+  const Slot holder = recipe.SharesCodes(slot) ? ReuseTarget(slot) : slot;
+  const ConstTensorView source = ReuseTarget(slot) == Slot::kXf   ? d.X()
+                                 : ReuseTarget(slot) == Slot::kWf ? d.W()
+                                                                  : d.DY();
+  const Status status = out->Make(workspace, recipe, holder, 1, {}, fold, {}, source);
+  ASSERT_TRUE(status.ok()) << status.ToString();
+}
+
+// The same operands as codes and decoded: nothing but FP32 rounding lies between the products.
+TEST(Linear, ProductsOnCodesEqualDecodedOnes) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  int grouped = 0;
+  for (const Recipe& recipe : ManyRecipes()) {
+    Data d(recipe.linear);
+    const struct {
+      const LinearProduct& product;
+      int64_t rows, cols, depth;
+    } products[] = {{kFprop, d.tokens, d.out, d.in},
+                    {kDgrad, d.tokens, d.in, d.out},
+                    {kWgrad, d.out, d.in, d.tokens}};
+    for (const auto& [product, rows, cols, depth] : products) {
+      ProductForm form = FormOf(*backend, recipe.linear, product, rows, cols, depth);
+      if (!form.on_codes) continue;
+      grouped += recipe.linear.Resolved(product.left).block == Block::kGroup ? 1 : 0;
+      LinearWorkspace workspace(backend.get());
+      SlotOperand left, right;
+      MakeOperand(workspace, recipe.linear, product.right, d, nullptr, &right);
+      MakeOperand(workspace, recipe.linear, product.left, d, &right, &left);
+      Values codes(static_cast<size_t>(rows * cols)), decoded = codes;
+      const auto multiply = [&](Values& out) {
+        const TensorView y{out.data(), rows, cols};
+        return Multiply(workspace, recipe.linear, product, form, left, right, false, y);
+      };
+      ASSERT_TRUE(multiply(codes).ok()) << recipe.name << product.name;
+      if (recipe.linear.Resolved(product.left).fold) continue;  // decoded, its fold stays inside
+      form.on_codes = false;
+      ASSERT_TRUE(multiply(decoded).ok()) << recipe.name << product.name;
+      EXPECT_LT(RelativeError(codes, decoded), 2e-6) << recipe.name << " " << product.name;
+    }
+  }
+  EXPECT_GE(grouped, 6);
+}
+
+TEST(Linear, GroupsAlongTheSumRunOnCodes) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  LinearRecipe recipe = FindRecipe("mxfp4_plain")->linear;
+  const auto form = [&](const LinearProduct& product) {
+    return FormOf(*backend, recipe, product, 64, 64, 64);
+  };
+  const auto slot = [&](Slot s) -> Quant& { return recipe.slots[static_cast<size_t>(s)]; };
+  for (const LinearProduct& product : {kFprop, kDgrad, kWgrad}) {
+    EXPECT_TRUE(form(product).on_codes) << product.name << ": " << form(product).reason;
+  }
+  slot(Slot::kWd).source = Source::kReuse;
+  EXPECT_STREQ(form(kDgrad).reason, "a scale varies along the sum") << "groups along K";
+  EXPECT_TRUE(form(kFprop).on_codes);
+  slot(Slot::kXf).group = 64;
+  EXPECT_STREQ(form(kFprop).reason, "the operands' groups differ in size");
+  slot(Slot::kWf).group = 64;
+  EXPECT_TRUE(form(kFprop).on_codes);
+  slot(Slot::kXf).group = slot(Slot::kWf).group = 256;
+  EXPECT_STREQ(form(kFprop).reason, "groups on codes are multiples of 8 up to 128");
+  slot(Slot::kWf).block = Block::kOutputChannel;
+  slot(Slot::kXf).group = 32;
+  EXPECT_TRUE(form(kFprop).on_codes) << "one operand alone has groups";
+}
+
+// A scale per output channel of dY is one of its columns in dgrad as in wgrad.
+TEST(Linear, OutputChannelsOfTheGradientAreColumnsInBothProducts) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  LinearRecipe recipe = FindRecipe("fp32")->linear;
+  Quant quant = FindRecipe("fp4_ms_paper")->linear.slot(Slot::kWf);
+  quant.block = Block::kOutputChannel;
+  for (const Slot slot : {Slot::kGd, Slot::kGw}) recipe.slots[static_cast<size_t>(slot)] = quant;
+  EXPECT_TRUE(recipe.SharesCodes(Slot::kGw));
+  Data d, exact, shared;
+  for (Data* data : {&d, &exact, &shared}) {
+    for (size_t i = 0; i < data->dy.size(); ++i) data->dy[i] *= i % kOut % 2 == 0 ? 1e-4f : 1.0f;
+    for (size_t i = 0; i < data->w.size(); ++i) data->w[i] *= i / kIn % 2 == 0 ? 1.0f : 0.0f;
+  }
+  RunLayer(*backend, FindRecipe("fp32")->linear, {}, &exact);
+  RunLayer(*backend, recipe, {}, &shared);
+  recipe.slots[static_cast<size_t>(Slot::kGd)].round = Round::kSr24;  // no longer shared
+  RunLayer(*backend, recipe, {}, &d);
+  EXPECT_LT(RelativeError(shared.dx, exact.dx), 0.3) << "small columns have their own scales";
+  EXPECT_LT(RelativeError(d.dx, exact.dx), 0.4);
+  EXPECT_TRUE(SameBits(shared.dw, d.dw));
+}
+
 // Whether a scale leaves the sum decides, and an outlier residual that cannot be folded.
 TEST(Linear, DecodedProductsSayWhy) {
   const std::unique_ptr<Backend> backend = MakeCpu();
@@ -460,6 +552,11 @@ TEST(Linear, DecodedProductsSayWhy) {
   EXPECT_STREQ(form(kWgrad).reason, "an outlier residual has a scale that cannot be folded");
   recipe.linear.slots[static_cast<size_t>(Slot::kGd)].fold = false;
   EXPECT_STREQ(form(kDgrad).reason, "a scale varies along the sum");
+  Quant& wgrad = recipe.linear.slots[static_cast<size_t>(Slot::kXw)];
+  wgrad = recipe.linear.slot(Slot::kXf);
+  wgrad.block = Block::kInputChannel;
+  recipe.linear.slots[static_cast<size_t>(Slot::kGw)].fold = false;
+  EXPECT_STREQ(form(kWgrad).reason, "an outlier residual belongs to the right operand");
   recipe = *FindRecipe("bf16");
   EXPECT_STREQ(form(kFprop).reason, "no operand is quantized");
   EXPECT_EQ(form(kFprop).support, Support::kFast);
