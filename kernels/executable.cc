@@ -43,7 +43,9 @@ Status CheckExecutable(const Recipe& recipe) {
   for (const Override& override : recipe.overrides) {
     RETURN_IF_ERROR(CheckExecutable(override.linear));
   }
-  if (!recipe.stages.empty()) return absent("stages");
+  for (const Stage& stage : recipe.stages) {
+    RETURN_IF_ERROR(CheckExecutable(stage.linear));
+  }
   if (recipe.weight_rule.enabled) return absent("weight_rule");
   if (!(recipe.state == StatePrecision{})) return absent("optimizer state other than fp32");
   if (recipe.communication != Communication::kF32) return absent("comm other than fp32");

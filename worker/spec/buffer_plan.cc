@@ -69,10 +69,13 @@ BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t s
   plan.hidden_grad = arena.Take(t, f);
   const int layers = static_cast<int>(model.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    // One layer that borrows its input keeps those of the block.
+    // One layer that borrows its input, in any stage, keeps those of the block.
     bool keep = false;
-    for (int kind = 0; kind < kLinearKinds; ++kind) {
-      keep |= KeepsLinearInput(recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers));
+    for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
+      for (int kind = 0; kind < kLinearKinds; ++kind) {
+        keep |=
+            KeepsLinearInput(recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage));
+      }
     }
     plan.blocks.push_back(PlanBlock(arena, model, plan, keep, sequences, seq_len));
   }

@@ -86,13 +86,13 @@ int64_t DecodedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t t
   return bytes;
 }
 
-int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t tokens) {
+int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t tokens, int stage) {
   int64_t copies = 0, decoded = 0;
   const int layers = static_cast<int>(m.layers);
   for (int layer = 0; layer < layers; ++layer) {
     std::array<LinearRecipe, kLinearKinds> recipes;
     for (size_t kind = 0; kind < recipes.size(); ++kind) {
-      recipes[kind] = recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers);
+      recipes[kind] = recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage);
       decoded = std::max(decoded, DecodedBytes(m, recipes[kind], tokens));
     }
     copies += BlockQuantizedBytes(m, recipes, tokens);
@@ -143,7 +143,10 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   const BufferPlan plan =
       PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len);
   estimate.memory.activations = plan.arena_bytes + WorkspaceBytes(model, plan, config.data.seq_len);
-  estimate.memory.quantized = QuantizedBytes(model, recipe, plan.tokens);
+  for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
+    estimate.memory.quantized =
+        std::max(estimate.memory.quantized, QuantizedBytes(model, recipe, plan.tokens, stage));
+  }
   return estimate;
 }
 

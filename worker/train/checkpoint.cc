@@ -40,6 +40,7 @@ Json TrainingState::ToJson() const {
                        {"data_fingerprint", data_fingerprint},
                        {"seed", static_cast<int64_t>(seed)},
                        {"recipe", recipe},
+                       {"stage", stage},
                        {"train_loss", train_loss},
                        {"validation_loss", OptionalNumber(validation_loss)},
                        {"best_validation_loss", OptionalNumber(best_validation_loss)},
@@ -68,6 +69,7 @@ Result<TrainingState> TrainingState::FromJson(const Json& json) {
   s.data_fingerprint = json["data_fingerprint"].AsString();
   s.seed = static_cast<uint32_t>(json["seed"].AsInt());
   s.recipe = json["recipe"].AsString();
+  s.stage = json["stage"].AsInt(-1);
   s.train_loss = json["train_loss"].AsDouble();
   s.validation_loss = ReadOptionalNumber(json["validation_loss"]);
   s.best_validation_loss = ReadOptionalNumber(json["best_validation_loss"]);

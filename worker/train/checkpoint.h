@@ -39,6 +39,7 @@ struct TrainingState {
   std::string data_fingerprint;
   uint32_t seed = 0;
   std::string recipe;
+  int64_t stage = -1;                          // of the recipe; -1: before the first
   double train_loss = 0;                       // of the last step
   std::optional<double> validation_loss;       // measured after this very step
   std::optional<double> best_validation_loss;  // smallest of the run so far

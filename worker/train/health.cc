@@ -74,6 +74,18 @@ double HealthSum::SnrDb() const {
   return std::min(10.0 * std::log10(source_energy_ / noise_energy_), kMaxSnrDb);
 }
 
+std::optional<double> GradientToNoise(const Model& model) {
+  HealthSum sum;
+  for (const int64_t layer : model.SampledBlocks()) {
+    for (const QuantizedLinear& linear : model.blocks()[static_cast<size_t>(layer)].linears()) {
+      sum.Add(linear.health().gradient);
+      sum.Add(linear.health().gradient_wgrad);
+    }
+  }
+  if (sum.empty()) return std::nullopt;
+  return sum.SignalToNoise();
+}
+
 std::vector<HealthRecord> CollectHealth(const Model& model, int64_t step) {
   std::vector<HealthRecord> records;
   const int64_t layers = model.options().model.layers;

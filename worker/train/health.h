@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "worker/spec/journal.h"
@@ -22,8 +23,10 @@ class HealthSum {
   // grad_noise_ratio only for gradients. Precondition: !empty().
   HealthRecord Record(int64_t step, std::string tensor_class, bool is_gradient) const;
 
- private:
+  // Norm over the norm of the quantization error, at most kMaxGradientToNoise.
   double SignalToNoise() const;
+
+ private:
   double SnrDb() const;
 
   double elements_ = 0;
@@ -37,6 +40,10 @@ class HealthSum {
   double scale_max_ = 0;
   int64_t nonfinite_amax_ = 0;
 };
+
+// Norm of the sampled blocks' gradients dY over the norm of their quantization error in that pass;
+// nothing when no gradient was quantized.
+std::optional<double> GradientToNoise(const Model& model);
 
 // Records of the last pass with measure_health: activation, weight and gradient of the attention
 // and of the MLP of the first, middle and last block, where they are quantized at all. Classes are

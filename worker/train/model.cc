@@ -22,25 +22,27 @@ Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* param
   RETURN_IF_ERROR(
       CheckRecipeFits(options.model, options.recipe, options.sequences * options.seq_len));
   const int layers = static_cast<int>(options.model.layers);
-  for (int layer = 0; layer < layers; ++layer) {
-    for (int kind = 0; kind < kLinearKinds; ++kind) {
-      const LinearRecipe& recipe =
-          options.recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers);
-      if (!LinearInput::BorrowsSource(recipe) || KeepsLinearInput(recipe)) continue;
-      return InternalError("recipe '" + options.recipe.name +
-                           "' needs linear inputs that the buffer plan does not keep");
+  for (int stage = -1; stage < static_cast<int>(options.recipe.stages.size()); ++stage) {
+    for (int layer = 0; layer < layers; ++layer) {
+      for (int kind = 0; kind < kLinearKinds; ++kind) {
+        const LinearRecipe& recipe =
+            options.recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage);
+        if (!LinearInput::BorrowsSource(recipe) || KeepsLinearInput(recipe)) continue;
+        return InternalError("recipe '" + options.recipe.name +
+                             "' needs linear inputs that the buffer plan does not keep");
+      }
     }
   }
   std::unique_ptr<Model> model(new Model(backend, parameters, options));
-  const BufferPlan plan =
-      PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len);
-  const Status reserved = model->arena_.Reserve(*backend, plan.arena_bytes);
+  model->plan_ = PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len);
+  const Status reserved = model->arena_.Reserve(*backend, model->plan_.arena_bytes);
   if (!reserved.ok()) {
     return reserved.WithContext(StrFormat(
         "activations of %lld sequences x %lld tokens (a smaller micro-batch needs less)",
         static_cast<long long>(options.sequences), static_cast<long long>(options.seq_len)));
   }
-  model->PlaceViews(plan);
+  model->PlaceViews();
+  model->SetStage(-1);
   return model;
 }
 
@@ -51,10 +53,14 @@ Model::Model(Backend* backend, Parameters* parameters, const Options& options)
       mode_(options.recipe.rounds_to_bf16() ? GemmMode::kBf16 : GemmMode::kF32),
       workspace_(backend) {}
 
-void Model::PlaceViews(const BufferPlan& plan) {
-  auto* const base = static_cast<uint8_t*>(arena_.data());
+TensorView Model::ViewOf(const PlannedBuffer& buffer, DType type) const {
+  return {static_cast<uint8_t*>(arena_.data()) + buffer.offset, buffer.rows, buffer.cols, type};
+}
+
+void Model::PlaceViews() {
+  const BufferPlan& plan = plan_;
   const auto view = [&](const PlannedBuffer& b, DType type = DType::kF32) {
-    return TensorView{base + b.offset, b.rows, b.cols, type};
+    return ViewOf(b, type);
   };
   ids_ = view(plan.ids, DType::kI32);
   targets_ = view(plan.targets, DType::kI32);
@@ -65,10 +71,16 @@ void Model::PlaceViews(const BufferPlan& plan) {
   losses_ = view(plan.losses);
   gradients_ = {view(plan.stream_grad), view(plan.branch_grad), view(plan.query_grad),
                 view(plan.key_grad),    view(plan.value_grad),  view(plan.hidden_grad)};
+}
+
+void Model::SetStage(int stage) {
+  stage_ = stage;
+  const auto view = [&](const PlannedBuffer& b) { return ViewOf(b); };
   const int layers = static_cast<int>(options_.model.layers);
-  blocks_.reserve(plan.blocks.size());
+  blocks_.clear();
+  blocks_.reserve(plan_.blocks.size());
   for (int layer = 0; layer < layers; ++layer) {
-    const BlockBuffers& b = plan.blocks[static_cast<size_t>(layer)];
+    const BlockBuffers& b = plan_.blocks[static_cast<size_t>(layer)];
     const BlockViews views = {
         view(b.input),  view(b.input_rstd),  view(b.attention_in),  view(b.query),
         view(b.key),    view(b.value),       view(b.attention_out), view(b.lse),
@@ -76,7 +88,8 @@ void Model::PlaceViews(const BufferPlan& plan) {
         view(b.up),     view(b.mlp_hidden)};
     std::array<LinearRecipe, kLinearKinds> recipes;
     for (size_t kind = 0; kind < recipes.size(); ++kind) {
-      recipes[kind] = options_.recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers);
+      recipes[kind] =
+          options_.recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage);
     }
     blocks_.emplace_back(&workspace_, options_.model, recipes, layer, &parameters_, views);
   }

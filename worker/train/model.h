@@ -55,6 +55,11 @@ class Model {
   // Must be called when a weight has changed: quantized copies are made anew.
   void WeightsChanged() { ++weight_version_; }
 
+  // Linear layers follow stage `stage` of the recipe from here on (-1: before the first). Quantized
+  // copies and past maxima start anew. Precondition: -1 <= stage < recipe.stages.size().
+  void SetStage(int stage);
+  int stage() const { return stage_; }
+
   // Past maxima of every slot that has seen any, under names that are unique in the model: what a
   // checkpoint keeps of a recipe with windows.
   RecipeTensors SaveHistories();
@@ -75,7 +80,8 @@ class Model {
 
  private:
   Model(Backend* backend, Parameters* parameters, const Options& options);
-  void PlaceViews(const BufferPlan& plan);
+  void PlaceViews();
+  TensorView ViewOf(const PlannedBuffer& buffer, DType type = DType::kF32) const;
   BlockPass PassFor(const LinearStep& step, int64_t layer) const;
   Status Embed(const Batch& batch);
   Status RunBlocks(const LinearStep& step);
@@ -89,6 +95,8 @@ class Model {
   GemmMode mode_;
   LinearWorkspace workspace_;
   Buffer arena_;
+  BufferPlan plan_;
+  int stage_ = -1;
   std::vector<TransformerBlock> blocks_;
   uint64_t weight_version_ = 1;
   TensorView ids_, targets_, output_, output_rstd_, head_in_, logits_, losses_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/train/training_run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <new>
 #include <thread>
@@ -21,6 +22,13 @@ constexpr char kLockFileName[] = "trainer.lock";
 // How long the end record is tried again when the journal cannot be written: 50 x 100 ms.
 constexpr int kEndRecordTries = 50;
 constexpr auto kEndRecordPause = std::chrono::milliseconds(100);
+
+bool WaitsForNoise(const Recipe& recipe) {
+  for (const Stage& stage : recipe.stages) {
+    if (stage.noise_multiple > 0) return true;
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -173,7 +181,11 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
     if (!same_data || !data_->train.SetCursor(state_.cursor).ok()) {
       Warn("the checkpoint was made with other training data; the data order starts anew");
     }
-    if (state_.recipe == recipe_.name) model_->RestoreHistories(state_.recipe_tensors);
+    if (state_.recipe == recipe_.name) {
+      const auto stages = static_cast<int64_t>(recipe_.stages.size());
+      model_->SetStage(static_cast<int>(std::clamp<int64_t>(state_.stage, -1, stages - 1)));
+      model_->RestoreHistories(state_.recipe_tensors);
+    }
     if (state_.seed != config_.seed) {
       Warn(StrFormat("the checkpoint was made with seed %u, this run has %u", state_.seed,
                      config_.seed));
@@ -188,6 +200,7 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
   state_.data_fingerprint = fingerprint;
   state_.seed = config_.seed;
   state_.recipe = recipe_.name;
+  state_.stage = model_->stage();
   state_.attempt = config_.run.attempt;
   state_.epoch = config_.run.epoch;
   state_.spec = RunConfigToJson(config_);
@@ -205,8 +218,8 @@ void TrainingRun::WriteStart() {
   const int layers = static_cast<int>(config_.model.layers);
   const int64_t tokens = config_.schedule.micro_batch * config_.data.seq_len;
   const Result<LinearPaths> paths =
-      PathsOf(*backend_, recipe_.LinearFor(LinearKind::kQuery, layers / 2, layers), tokens,
-              config_.model.hidden_size, config_.model.intermediate_size);
+      PathsOf(*backend_, recipe_.LinearFor(LinearKind::kQuery, layers / 2, layers, model_->stage()),
+              tokens, config_.model.hidden_size, config_.model.intermediate_size);
   if (paths.ok()) {
     record.paths = {{"fprop", SupportName(paths->fprop.support)},
                     {"dgrad", SupportName(paths->dgrad.support)},
@@ -216,6 +229,11 @@ void TrainingRun::WriteStart() {
   record.paths["attention"] = record.paths["head"] = bf16 ? "bf16" : "fp32";
   for (const std::string& warning : RecipeWarnings(recipe_, tokens, config_.model.hidden_size)) {
     Warn(warning);
+  }
+  if (WaitsForNoise(recipe_) && config_.metrics.health_every == 0) {
+    Warn(
+        "a stage of the recipe waits for quantization noise, and metrics.healthEvery 0 never "
+        "measures it; give metrics.healthEvery");
   }
   journal_.Write(record);
   if (environment_.progress != nullptr) {
@@ -268,7 +286,35 @@ TrainingRun::MaybeEnd TrainingRun::Step() {
   state_.train_loss = outcome->loss;
   state_.validation_loss.reset();
   ReportStep(*outcome, elapsed.count(), health);
+  AdvanceStage(health);
   return std::nullopt;
+}
+
+void TrainingRun::AdvanceStage(bool measured) {
+  const int64_t total = config_.schedule.steps;
+  double ratio = kMaxGradientToNoise;  // not measured, not noisy
+  if (measured) ratio = GradientToNoise(*model_).value_or(ratio);
+  while (state_.step < total) {
+    const auto next = static_cast<size_t>(state_.stage + 1);
+    if (next >= recipe_.stages.size()) return;
+    const Stage& stage = recipe_.stages[next];
+    const double share = static_cast<double>(state_.step) / static_cast<double>(total);
+    const bool planned = stage.from_share > 0 && share >= stage.from_share;
+    const bool noisy = ratio < stage.noise_multiple;
+    if (!planned && !noisy) return;
+    const std::string why =
+        planned ? StrFormat("%g of the steps are done", stage.from_share)
+                : StrFormat("gradient norm is %.4g times its quantization error, under %.4g", ratio,
+                            stage.noise_multiple);
+    ++state_.stage;
+    model_->SetStage(static_cast<int>(state_.stage));
+    ratio = kMaxGradientToNoise;  // measured in the stage that has ended
+    const std::string text = StrFormat(
+        "after step %lld: stage %lld of recipe %s begins: %s", static_cast<long long>(state_.step),
+        static_cast<long long>(state_.stage + 1), recipe_.name.c_str(), why.c_str());
+    LogInfo(text);
+    journal_.Write(LogRecord{"info", text});
+  }
 }
 
 void TrainingRun::ReportStep(const StepOutcome& outcome, double seconds, bool health) {

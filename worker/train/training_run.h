@@ -74,6 +74,8 @@ class TrainingRun {
   EndRecord Close(End end);
 
   void WriteStart();
+  // Goes on to the next stages of the recipe that are due after this step.
+  void AdvanceStage(bool measured);
   void ReportStep(const StepOutcome& outcome, double seconds, bool health);
   void Warn(const std::string& text);
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }

@@ -166,6 +166,44 @@ TEST_F(TrainingRunTest, AmaxHistoriesResumeBitIdentically) {
   }
 }
 
+// The first stage at half of the steps, the second at the next sampled step (12 of 16).
+TEST_F(TrainingRunTest, StagesSwitchAndResumeBitIdentically) {
+  const std::string recipe = R"json({"name": "staged", "linear": "fp4_ms_paper", "stages": [
+      {"from_share": 0.5, "linear": "te_fp8_delayed"},
+      {"noise_multiple": 1e6, "linear": "bf16"}]})json";
+  const auto switches = [&](const std::string& run) {
+    std::vector<std::string> texts;
+    for (const auto& log : Only<LogRecord>(Journal(run))) {
+      if (log.text.find("of recipe staged begins") != std::string::npos) texts.push_back(log.text);
+    }
+    return texts;
+  };
+  RunConfig config = Config("whole", "staged", 16);
+  config.recipe_json = recipe;
+  const EndRecord whole = Run(config);
+  ASSERT_EQ(whole.reason, kEndCompleted) << whole.message;
+  const std::vector<std::string> texts = switches("whole");
+  ASSERT_EQ(texts.size(), 2u);
+  EXPECT_TRUE(texts[0].starts_with("after step 8: stage 1")) << texts[0];
+  EXPECT_TRUE(texts[1].starts_with("after step 12: stage 2")) << texts[1];
+
+  config.run.dir = Path("parts");
+  for (const int64_t steps : {8, 2, 3}) {  // stopped after 8, 10 and 13
+    int64_t asked = 0;
+    RunEnvironment environment;
+    environment.stop_requested = [&] { return asked++ >= steps; };
+    ASSERT_EQ(Run(config, environment).reason, kEndPreempted);
+  }
+  const EndRecord end = Run(config);
+  EXPECT_EQ(end.weights_sha256, whole.weights_sha256);
+  EXPECT_EQ(end.final_validation_loss, whole.final_validation_loss);
+  EXPECT_EQ(switches("parts"), texts);
+
+  // The stages are what makes the difference.
+  RunConfig plain = Config("plain", "fp4_ms_paper", 16);
+  EXPECT_NE(Run(plain).weights_sha256, whole.weights_sha256);
+}
+
 TEST_F(TrainingRunTest, FinishedRunStartedAgainEndsTheSame) {
   const EndRecord first = Run(Config("a"));
   const EndRecord again = Run(Config("a"));
