@@ -8,7 +8,7 @@
 namespace nibble {
 
 const char* DTypeName(DType type) {
-  static constexpr const char* kNames[] = {"f32", "bf16", "i32", "u8"};
+  static constexpr const char* kNames[] = {"f32", "bf16", "i32", "u8", "f16"};
   return kNames[static_cast<int>(type)];
 }
 
@@ -75,6 +75,19 @@ int64_t QuantizedTensor::size_bytes() const {
     total += (rows + 1) * 4 + residual_count * (4 + value_bytes);
   }
   return total;
+}
+
+Status Backend::RoundedAdamW(const AdamWParams&, const StatePrecision&, ConstTensorView, TensorView,
+                             TensorView, TensorView, StateScales*) {
+  return UnimplementedError("backend " + std::string(name()) + " has no AdamW on a rounded state");
+}
+
+Result<float> Backend::AbsMax(ConstTensorView) {
+  return UnimplementedError("backend " + std::string(name()) + " has no AbsMax");
+}
+
+Status Backend::RoundToE4M3(float, TensorView) {
+  return UnimplementedError("backend " + std::string(name()) + " has no RoundToE4M3");
 }
 
 Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_context,

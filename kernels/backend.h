@@ -100,6 +100,13 @@ struct AdamWParams {
   float gradient_scale = 1;   // multiplies the gradient first (clipping, averaging)
 };
 
+// Scales of one tensor's rounded AdamW state; 1 for formats without one. Value type.
+struct StateScales {
+  float m = 1;
+  float v = 1;
+  float master = 1;
+};
+
 // A listed random source in place of the generator, to replay published sequences. Numbers are
 // asked for by stream and index, in any order. Thread-safe: called from several threads at once.
 class RandomReplay {
@@ -294,10 +301,25 @@ class Backend {
   virtual Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m,
                        TensorView v, TensorView parameter) = 0;
 
+  // The same with a rounded state (arXiv 2310.18313): m and v decode to FP32, the update takes the
+  // new ones unrounded, then they are stored under new scales and the parameter, held as FP32
+  // values, is rounded to the master format. kE4M3 and kF16 have one scale per tensor, the largest
+  // power of two that keeps its amax within 448 or 65504. m and v: u8 codes, f16, bf16 or f32 as
+  // `precision` says. A parameter that is not finite stays unrounded. UNIMPLEMENTED by default.
+  virtual Status RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
+                              ConstTensorView gradient, TensorView m, TensorView v,
+                              TensorView parameter, StateScales* scales);
+
+  // x = E4M3(x * scale), the code's value: what a gradient is on the wire. f32. UNIMPLEMENTED by
+  // default.
+  virtual Status RoundToE4M3(float scale, TensorView x);
+
   // --- Reductions to the host (wait); FP64 partial sums in a fixed order
   // ---------------------------
   virtual Result<double> Sum(ConstTensorView x) = 0;
   virtual Result<double> SumOfSquares(ConstTensorView x) = 0;
+  // max |x|; NaN when an element is. UNIMPLEMENTED by default.
+  virtual Result<float> AbsMax(ConstTensorView x);
 };
 
 struct BackendOptions {

@@ -47,8 +47,6 @@ Status CheckExecutable(const Recipe& recipe) {
     RETURN_IF_ERROR(CheckExecutable(stage.linear));
   }
   if (recipe.weight_rule.enabled) return absent("weight_rule");
-  if (!(recipe.state == StatePrecision{})) return absent("optimizer state other than fp32");
-  if (recipe.communication != Communication::kF32) return absent("comm other than fp32");
   return OkStatus();
 }
 

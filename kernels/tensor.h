@@ -15,7 +15,7 @@
 
 namespace nibble {
 
-enum class DType : uint8_t { kF32, kBF16, kI32, kU8 };
+enum class DType : uint8_t { kF32, kBF16, kI32, kU8, kF16 };
 
 constexpr int64_t SizeOf(DType type) {
   switch (type) {
@@ -23,6 +23,7 @@ constexpr int64_t SizeOf(DType type) {
     case DType::kI32:
       return 4;
     case DType::kBF16:
+    case DType::kF16:
       return 2;
     case DType::kU8:
       return 1;

@@ -224,6 +224,9 @@ struct WeightRule {
 
 // Precision of the optimizer's state and of gradients on the wire.
 enum class StateElem : uint8_t { kF32, kF16, kBf16, kE4M3 };
+constexpr int StateElemBytes(StateElem elem) {
+  return elem == StateElem::kF32 ? 4 : elem == StateElem::kE4M3 ? 1 : 2;
+}
 struct StatePrecision {
   StateElem m = StateElem::kF32;
   StateElem v = StateElem::kF32;

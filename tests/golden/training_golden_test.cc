@@ -9,6 +9,8 @@
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/dge.h"
 #include "kernels/formats/e2m1.h"
+#include "kernels/formats/fp16.h"
+#include "kernels/formats/fp8.h"
 #include "kernels/formats/occ.h"
 #include "kernels/formats/surrogates.h"
 #include "kernels/linear.h"
@@ -359,6 +361,63 @@ TEST_F(GoldenLinear, Q03QuartetTwoSimulation) {
   Check(expected("Y"), "Y", got.y, exact.y);
   Check(expected("dX"), "dX", got.dx, exact.dx);
   Check(expected("dW"), "dW", got.dw, exact.dw);
+}
+
+TEST(GoldenOptimizer, A01RoundedMomentsOverTwoSteps) {
+  const Json golden = Case("optim", "A01");
+  const Json& in = golden["inputs"];
+  BackendOptions options;
+  options.threads = 2;
+  const auto backend = MakeBackend("cpu", options).value();
+  std::vector<float> p = Floats(in["param"]), g = Floats(in["grad"]);
+  const auto n = static_cast<int64_t>(p.size());
+  std::vector<uint8_t> m(p.size());
+  std::vector<uint16_t> v(p.size());
+  AdamWParams params;
+  params.learning_rate = static_cast<float>(in["lr"].AsDouble());
+  params.weight_decay = static_cast<float>(in["wd"].AsDouble());
+  const StatePrecision precision{StateElem::kE4M3, StateElem::kF16, StateElem::kF32};
+  StateScales scales;
+  for (const Json& step : golden["expect"]["steps"].items()) {
+    params.step = step["t"].AsInt();
+    ASSERT_TRUE(backend
+                    ->RoundedAdamW(params, precision, {g.data(), 1, n},
+                                   {m.data(), 1, n, DType::kU8}, {v.data(), 1, n, DType::kF16},
+                                   {p.data(), 1, n}, &scales)
+                    .ok());
+    EXPECT_EQ(scales.m, step["m_scale"].AsDouble());
+    EXPECT_EQ(scales.v, step["v_scale"].AsDouble());
+    const std::vector<float> want_p = Floats(step["param"]), want_m = Floats(step["m_fp8_scaled"]),
+                             want_v = Floats(step["v_fp16_scaled"]);
+    for (size_t i = 0; i < p.size(); ++i) {
+      EXPECT_NEAR(p[i], want_p[i], 1e-6) << i;
+      EXPECT_EQ(formats::DecodeE4M3(m[i]), want_m[i]) << i;
+      EXPECT_EQ(formats::DecodeF16(v[i]), want_v[i]) << i;
+    }
+  }
+}
+
+TEST(GoldenOptimizer, A02MasterWeightsInScaledF16) {
+  const Json golden = Case("optim", "A02");
+  const auto backend = MakeBackend("cpu", {}).value();
+  std::vector<float> w = Floats(golden["inputs"]["w"]);
+  const auto n = static_cast<int64_t>(w.size());
+  std::vector<float> zero(w.size()), m(w.size()), v(w.size());
+  AdamWParams params;
+  params.weight_decay = 0;
+  StateScales scales;
+  ASSERT_TRUE(backend
+                  ->RoundedAdamW(params, {StateElem::kF32, StateElem::kF32, StateElem::kF16},
+                                 {zero.data(), 1, n}, {m.data(), 1, n}, {v.data(), 1, n},
+                                 {w.data(), 1, n}, &scales)
+                  .ok());
+  EXPECT_EQ(scales.master, golden["expect"]["sf"].AsDouble());
+  const std::vector<double> value = Doubles(golden["expect"]["value"]);
+  const std::vector<float> stored = Floats(golden["expect"]["stored"]);
+  for (size_t i = 0; i < w.size(); ++i) {
+    EXPECT_EQ(w[i], value[i]) << i;
+    EXPECT_EQ(formats::DecodeF16(formats::EncodeF16(w[i] * scales.master)), stored[i]) << i;
+  }
 }
 
 }  // namespace

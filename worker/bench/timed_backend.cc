@@ -181,6 +181,22 @@ Status TimedBackend::AdamW(const AdamWParams& params, ConstTensorView gradient, 
   return Time("adamw", [&] { return inner_.AdamW(params, gradient, m, v, parameter); });
 }
 
+Status TimedBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
+                                  ConstTensorView gradient, TensorView m, TensorView v,
+                                  TensorView parameter, StateScales* scales) {
+  return Time("adamw", [&] {
+    return inner_.RoundedAdamW(params, precision, gradient, m, v, parameter, scales);
+  });
+}
+
+Status TimedBackend::RoundToE4M3(float scale, TensorView x) {
+  return Time("quantize", [&] { return inner_.RoundToE4M3(scale, x); });
+}
+
+Result<float> TimedBackend::AbsMax(ConstTensorView x) {
+  return Time("reduction", [&] { return inner_.AbsMax(x); });
+}
+
 Result<double> TimedBackend::Sum(ConstTensorView x) {
   return Time("reduction", [&] { return inner_.Sum(x); });
 }

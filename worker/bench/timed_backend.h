@@ -84,6 +84,11 @@ class TimedBackend final : public Backend {
                                            ConstTensorView decoded) override;
   Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
                TensorView parameter) override;
+  Status RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
+                      ConstTensorView gradient, TensorView m, TensorView v, TensorView parameter,
+                      StateScales* scales) override;
+  Status RoundToE4M3(float scale, TensorView x) override;
+  Result<float> AbsMax(ConstTensorView x) override;
   Result<double> Sum(ConstTensorView x) override;
   Result<double> SumOfSquares(ConstTensorView x) override;
 

@@ -139,7 +139,8 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   const int64_t state_bytes = PaddedParameters(model) * kFloatBytes;
   estimate.memory.weights = state_bytes;
   estimate.memory.gradients = state_bytes;
-  estimate.memory.optimizer = 2 * state_bytes;
+  estimate.memory.optimizer =
+      PaddedParameters(model) * (StateElemBytes(recipe.state.m) + StateElemBytes(recipe.state.v));
   const BufferPlan plan =
       PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len);
   estimate.memory.activations = plan.arena_bytes + WorkspaceBytes(model, plan, config.data.seq_len);

@@ -86,9 +86,12 @@ Result<RecipeTensors> ReadRecipeTensors(const std::string& folder);
 Result<TrainingState> ReadTrainingState(const std::string& folder);
 Result<HuggingFaceModel> ReadModelConfig(const std::string& folder);
 
+// The safetensors name of a type; codes (u8) are E4M3.
+const char* CheckpointType(DType type);
+
 // Fills `parameters` from the folder: weights, and both moments when `with_optimizer`. Weights may
 // be F32, BF16 or F16. FAILED_PRECONDITION when a tensor is missing or has another shape than the
-// model; DATA_LOSS for damaged files.
+// model, or a moment another type than the recipe's; DATA_LOSS for damaged files.
 Status LoadTensors(const std::string& folder, Backend& backend, bool with_optimizer,
                    Parameters* parameters);
 

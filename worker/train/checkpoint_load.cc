@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "kernels/formats/fp16.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/safetensors.h"
 
@@ -20,19 +21,6 @@ float FloatFromBits(uint32_t bits) {
   return value;
 }
 
-// IEEE binary16 to binary32.
-float HalfToFloat(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t exponent = half >> 10 & 0x1fu;
-  const uint32_t mantissa = half & 0x3ffu;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  if (exponent == 31) return FloatFromBits(sign | 0x7f800000u | mantissa << 13);
-  return FloatFromBits(sign | (exponent + 112) << 23 | mantissa << 13);
-}
-
 bool Decode(const std::string& dtype, const std::string& bytes, std::vector<float>& out) {
   if (dtype == "F32") {
     out.resize(bytes.size() / sizeof(float));
@@ -44,7 +32,8 @@ bool Decode(const std::string& dtype, const std::string& bytes, std::vector<floa
   for (size_t i = 0; i < out.size(); ++i) {
     uint16_t word;
     std::memcpy(&word, bytes.data() + i * sizeof word, sizeof word);
-    out[i] = dtype == "BF16" ? FloatFromBits(static_cast<uint32_t>(word) << 16) : HalfToFloat(word);
+    out[i] = dtype == "BF16" ? FloatFromBits(static_cast<uint32_t>(word) << 16)
+                             : formats::DecodeF16(word);
   }
   return true;
 }
@@ -53,6 +42,22 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
   std::vector<std::string> dims;
   for (const int64_t dim : shape) dims.push_back(std::to_string(dim));
   return "(" + StrJoin(dims, ", ") + ")";
+}
+
+// A tensor that is stored as it is held.
+Status LoadCodes(const SafetensorsReader& file, const SafetensorsEntry& entry, Backend& backend,
+                 TensorView view) {
+  if (entry.dtype != CheckpointType(view.dtype)) {
+    return FailedPreconditionError(file.path() + ": tensor '" + entry.name + "' is " + entry.dtype +
+                                   ", the recipe's optimizer state is " +
+                                   CheckpointType(view.dtype));
+  }
+  for (int64_t begin = 0; begin < view.size_bytes(); begin += kChunkElements) {
+    const int64_t size = std::min(kChunkElements, view.size_bytes() - begin);
+    ASSIGN_OR_RETURN(const std::string bytes, file.Read(entry, begin, size));
+    RETURN_IF_ERROR(backend.CopyIn(view.u8() + begin, bytes.data(), size));
+  }
+  return OkStatus();
 }
 
 Status LoadTensor(const SafetensorsReader& file, const std::string& name, const ParameterInfo& info,
@@ -67,6 +72,7 @@ Status LoadTensor(const SafetensorsReader& file, const std::string& name, const 
                                    ShapeText(entry->shape) + ", the model needs " +
                                    ShapeText(info.shape()));
   }
+  if (view.dtype != DType::kF32) return LoadCodes(file, *entry, backend, view);
   const int64_t element_bytes = SafetensorsElementBytes(entry->dtype);
   std::vector<float> chunk;
   for (int64_t begin = 0; begin < info.size(); begin += kChunkElements) {
@@ -84,6 +90,22 @@ Status LoadTensor(const SafetensorsReader& file, const std::string& name, const 
 }
 
 }  // namespace
+
+const char* CheckpointType(DType type) {
+  switch (type) {
+    case DType::kF32:
+      return "F32";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kF16:
+      return "F16";
+    case DType::kI32:
+      return "I32";
+    case DType::kU8:
+      break;
+  }
+  return "F8_E4M3";
+}
 
 Status LoadTensors(const std::string& folder, Backend& backend, bool with_optimizer,
                    Parameters* parameters) {

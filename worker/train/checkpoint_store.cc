@@ -71,6 +71,7 @@ Result<TrainingState> LoadOne(const std::string& folder, Backend& backend, Param
   ASSIGN_OR_RETURN(TrainingState state, ReadTrainingState(folder));
   RETURN_IF_ERROR(LoadTensors(folder, backend, true, parameters));
   ASSIGN_OR_RETURN(state.recipe_tensors, ReadRecipeTensors(folder));
+  RETURN_IF_ERROR(parameters->RestoreScales(state.recipe_tensors));
   return state;
 }
 

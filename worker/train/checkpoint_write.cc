@@ -12,7 +12,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kChunkElements = 1 << 18;
+constexpr int64_t kChunkBytes = 1 << 20;
 constexpr int kManifestVersion = 1;
 
 // Collects what was written for the manifest.
@@ -66,20 +66,19 @@ Status WriteTensors(FolderWriter& out, const std::string& name, Backend& backend
                     const std::vector<NamedTensor>& tensors) {
   std::vector<SafetensorsEntry> entries;
   for (const NamedTensor& tensor : tensors) {
-    entries.push_back({tensor.name, "F32", tensor.info->shape()});
+    entries.push_back({tensor.name, CheckpointType(tensor.view.dtype), tensor.info->shape()});
   }
   // transformers reads "format" to learn which framework's layout a file has.
   ASSIGN_OR_RETURN(SafetensorsWriter writer,
                    SafetensorsWriter::Create(out.PathOf(name), entries, {{"format", "pt"}}));
-  std::vector<float> chunk;
+  std::vector<uint8_t> chunk;
   for (const NamedTensor& tensor : tensors) {
-    const int64_t size = tensor.info->size();
-    for (int64_t begin = 0; begin < size; begin += kChunkElements) {
-      chunk.resize(static_cast<size_t>(std::min(kChunkElements, size - begin)));
-      const size_t bytes = chunk.size() * sizeof(float);
-      RETURN_IF_ERROR(
-          backend.CopyOut(chunk.data(), tensor.view.f32() + begin, static_cast<int64_t>(bytes)));
-      RETURN_IF_ERROR(writer.Append(chunk.data(), bytes));
+    const int64_t size = tensor.view.size_bytes();
+    for (int64_t begin = 0; begin < size; begin += kChunkBytes) {
+      chunk.resize(static_cast<size_t>(std::min(kChunkBytes, size - begin)));
+      RETURN_IF_ERROR(backend.CopyOut(chunk.data(), tensor.view.u8() + begin,
+                                      static_cast<int64_t>(chunk.size())));
+      RETURN_IF_ERROR(writer.Append(chunk.data(), chunk.size()));
     }
   }
   ASSIGN_OR_RETURN(const FileDigest digest, writer.Finish());

@@ -39,8 +39,10 @@ class Communicator {
   // Returns when every rank has called it.
   virtual Status Barrier() = 0;
 
-  // The same for one number of the host, summed in FP64.
+  // The sum of one number of the host, in FP64.
   virtual Result<double> AllReduceSum(double value) = 0;
+  // The largest of the ranks' numbers; NaN when one is.
+  virtual Result<float> AllReduceMax(float value) = 0;
 };
 
 // "single": a world of one rank. UNIMPLEMENTED for a larger world or another name, saying what

@@ -31,7 +31,8 @@ TEST(Estimate, MemoryByClassIsWithinFivePercentOfTheMeasuredPeak) {
   wide.kv_heads = 4;
   wide.tied_embeddings = true;
   for (const ModelConfig& model : {narrow, wide}) {
-    for (const std::string recipe_name : {"fp4_ms_paper", "bf16", "te_fp8_current", "fp32"}) {
+    for (const std::string recipe_name :
+         {"fp4_ms_paper", "bf16", "te_fp8_current", "fp8_lm", "fp32"}) {
       RunConfig config;
       config.model = model;
       config.data.seq_len = 128;
@@ -41,7 +42,7 @@ TEST(Estimate, MemoryByClassIsWithinFivePercentOfTheMeasuredPeak) {
       const RunEstimate estimate = EstimateRun(config, recipe).value();
 
       const auto backend = TestBackend();
-      auto parameters = Parameters::Create(backend.get(), model).value();
+      auto parameters = Parameters::Create(backend.get(), model, true, recipe.state).value();
       ASSERT_TRUE(parameters.Initialise(model, 1).ok());
       auto trained =
           Model::Create(backend.get(), &parameters, {model, recipe, 16, config.data.seq_len})

@@ -27,6 +27,15 @@ Status ApplyAdamW(Backend& backend, const OptimizerConfig& config, int64_t step,
   for (size_t t = 0; t < parameters->list().size(); ++t) {
     const bool decays = !parameters->list()[t].is_norm;
     params.weight_decay = decays ? static_cast<float>(config.weight_decay) : 0.0f;
+    if (!(parameters->precision() == StatePrecision{})) {
+      // Norm weights lie near 1, where FP16 has no room for an update.
+      StatePrecision precision = parameters->precision();
+      if (!decays) precision.master = StateElem::kF32;
+      RETURN_IF_ERROR(backend.RoundedAdamW(
+          params, precision, parameters->gradient(t), parameters->first_moment(t),
+          parameters->second_moment(t), parameters->weight(t), &parameters->scales(t)));
+      continue;
+    }
     RETURN_IF_ERROR(backend.AdamW(params, parameters->gradient(t), parameters->first_moment(t),
                                   parameters->second_moment(t), parameters->weight(t)));
   }

@@ -15,6 +15,8 @@ namespace {
 // Elements copied to the host at a time when reading or writing a tensor.
 constexpr int64_t kChunkElements = 1 << 18;  // a multiple of 4
 
+constexpr char kScalesName[] = "optimizer.scales";
+
 // The place of initialisation in the random streams: no training step has this number.
 constexpr uint32_t kInitialisationStep = 0xffffffffu;
 
@@ -98,7 +100,7 @@ const char* PlaceOf(const ParameterInfo& info, int64_t layers) {
 }
 
 Result<Parameters> Parameters::Create(Backend* backend, const ModelConfig& model,
-                                      bool with_training_state) {
+                                      bool with_training_state, const StatePrecision& precision) {
   Parameters p;
   p.backend_ = backend;
   p.list_ = ListParameters(model);
@@ -108,13 +110,19 @@ Result<Parameters> Parameters::Create(Backend* backend, const ModelConfig& model
   const int64_t end = p.list_.back().offset + p.list_.back().size();
   p.elements_ = (end + kTensorAlignElements - 1) / kTensorAlignElements * kTensorAlignElements;
   const int64_t bytes = p.elements_ * SizeOf(DType::kF32);
-  std::vector<Buffer*> buffers = {&p.weights_};
+  p.precision_ = precision;
+  p.scales_.resize(p.list_.size());
+  std::vector<std::pair<Buffer*, int64_t>> buffers = {{&p.weights_, bytes}};
   if (with_training_state) {
-    buffers.insert(buffers.end(), {&p.gradients_, &p.first_moments_, &p.second_moments_});
+    buffers.emplace_back(&p.gradients_, bytes);
+    buffers.emplace_back(&p.first_moments_, p.elements_ * StateElemBytes(precision.m));
+    buffers.emplace_back(&p.second_moments_, p.elements_ * StateElemBytes(precision.v));
   }
-  for (Buffer* buffer : buffers) {
-    RETURN_IF_ERROR(buffer->Reserve(*backend, bytes));
-    RETURN_IF_ERROR(backend->Fill(p.AllOf(*buffer), 0.0f));
+  // Zero bits mean zero in every format; all sizes are multiples of 16 bytes.
+  for (const auto& [buffer, size] : buffers) {
+    RETURN_IF_ERROR(buffer->Reserve(*backend, size));
+    const TensorView all{buffer->data(), 1, size / SizeOf(DType::kF32), DType::kF32};
+    RETURN_IF_ERROR(backend->Fill(all, 0.0f));
   }
   return p;
 }
@@ -130,9 +138,45 @@ size_t Parameters::IndexOf(int64_t layer, BlockParameter which) const {
   return 1 + static_cast<size_t>(layer) * kBlockParameters + static_cast<size_t>(which);
 }
 
-TensorView Parameters::ViewOf(const Buffer& buffer, size_t index) const {
+DType Parameters::StateType(StateElem elem) {
+  switch (elem) {
+    case StateElem::kF32:
+      return DType::kF32;
+    case StateElem::kF16:
+      return DType::kF16;
+    case StateElem::kBf16:
+      return DType::kBF16;
+    case StateElem::kE4M3:
+      break;
+  }
+  return DType::kU8;
+}
+
+TensorView Parameters::ViewOf(const Buffer& buffer, size_t index, DType type) const {
   const ParameterInfo& info = list_[index];
-  return {static_cast<float*>(buffer.data()) + info.offset, info.rows, info.cols, DType::kF32};
+  auto* const first = static_cast<uint8_t*>(buffer.data()) + info.offset * SizeOf(type);
+  return {first, info.rows, info.cols, type};
+}
+
+void Parameters::SaveScales(RecipeTensors* tensors) const {
+  if (precision_ == StatePrecision{}) return;
+  std::vector<float>& out = (*tensors)[kScalesName];
+  out.clear();
+  for (const StateScales& s : scales_) out.insert(out.end(), {s.m, s.v, s.master});
+}
+
+Status Parameters::RestoreScales(const RecipeTensors& tensors) {
+  if (precision_ == StatePrecision{}) return OkStatus();
+  const auto found = tensors.find(kScalesName);
+  if (found == tensors.end() || found->second.size() != 3 * scales_.size()) {
+    return DataLossError(std::string("tensor '") + kScalesName +
+                         "' is missing or does not have three scales per parameter");
+  }
+  for (size_t t = 0; t < scales_.size(); ++t) {
+    const float* const s = &found->second[3 * t];
+    scales_[t] = {s[0], s[1], s[2]};
+  }
+  return OkStatus();
 }
 
 TensorView Parameters::AllOf(const Buffer& buffer) const {

@@ -17,6 +17,7 @@
 
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "kernels/recipe/recipe.h"
 #include "worker/spec/run_config.h"
 
 namespace nibble {
@@ -67,7 +68,8 @@ class Parameters {
   // Weights are undefined, gradients and moments zero. `with_training_state` false allocates
   // weights only. RESOURCE_EXHAUSTED when the backend has no memory left.
   static Result<Parameters> Create(Backend* backend, const ModelConfig& model,
-                                   bool with_training_state = true);
+                                   bool with_training_state = true,
+                                   const StatePrecision& precision = {});
 
   const std::vector<ParameterInfo>& list() const { return list_; }
   const ParameterInfo* Find(std::string_view name) const;  // nullptr when absent
@@ -78,8 +80,19 @@ class Parameters {
 
   TensorView weight(size_t index) const { return ViewOf(weights_, index); }
   TensorView gradient(size_t index) const { return ViewOf(gradients_, index); }
-  TensorView first_moment(size_t index) const { return ViewOf(first_moments_, index); }
-  TensorView second_moment(size_t index) const { return ViewOf(second_moments_, index); }
+  // f32, bf16, f16, or u8 codes of E4M3, as the precision says; codes are scaled by scales(index).
+  TensorView first_moment(size_t index) const {
+    return ViewOf(first_moments_, index, StateType(precision_.m));
+  }
+  TensorView second_moment(size_t index) const {
+    return ViewOf(second_moments_, index, StateType(precision_.v));
+  }
+  const StatePrecision& precision() const { return precision_; }
+  StateScales& scales(size_t index) { return scales_[index]; }
+  // The scales as state of a recipe, where a format has any, and back.
+  void SaveScales(RecipeTensors* tensors) const;
+  // DATA_LOSS when they are missing or do not fit the list.
+  Status RestoreScales(const RecipeTensors& tensors);
 
   // Everything at once, gaps included.
   TensorView all_weights() const { return AllOf(weights_); }
@@ -101,7 +114,8 @@ class Parameters {
   Result<std::string> Fingerprint() const;
 
  private:
-  TensorView ViewOf(const Buffer& buffer, size_t index) const;
+  static DType StateType(StateElem elem);
+  TensorView ViewOf(const Buffer& buffer, size_t index, DType type = DType::kF32) const;
   TensorView AllOf(const Buffer& buffer) const;
 
   Backend* backend_ = nullptr;
@@ -114,6 +128,8 @@ class Parameters {
   Buffer gradients_;
   Buffer first_moments_;
   Buffer second_moments_;
+  StatePrecision precision_;
+  std::vector<StateScales> scales_;  // by parameter
 };
 
 }  // namespace nibble

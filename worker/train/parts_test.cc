@@ -3,12 +3,15 @@
 // The small parts: schedule, parameters, clipping, sampler, arguments, communicator, config.json.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
+#include "tests/golden/golden.h"
 #include "worker/spec/estimate.h"
 #include "worker/train/args.h"
 #include "worker/train/communicator.h"
+#include "worker/train/gradient_exchange.h"
 #include "worker/train/model_config_file.h"
 #include "worker/train/optimizer.h"
 #include "worker/train/sampler.h"
@@ -102,6 +105,60 @@ TEST(Optimizer, ClipFactorBoundsTheNorm) {
   EXPECT_EQ(ClipFactor(5, 0), 1);
   EXPECT_EQ(ClipFactor(0.5, 1), 1);
   EXPECT_DOUBLE_EQ(ClipFactor(5, 1) * 5, 1);
+}
+
+// One of four ranks: the others' maximum and sum are given.
+class FourRanks : public Communicator {
+ public:
+  explicit FourRanks(float amax) : amax_(amax) {}
+  int rank() const override { return 0; }
+  int world_size() const override { return 4; }
+  Status AllReduceSum(TensorView x) override {
+    sent.assign(x.f32(), x.f32() + x.size());
+    return OkStatus();
+  }
+  Status ReduceScatterSum(ConstTensorView, TensorView) override { return OkStatus(); }
+  Status AllGather(ConstTensorView, TensorView) override { return OkStatus(); }
+  Status Broadcast(TensorView, int) override { return OkStatus(); }
+  Status Barrier() override { return OkStatus(); }
+  Result<double> AllReduceSum(double value) override { return value; }
+  Result<float> AllReduceMax(float value) override { return std::max(value, amax_); }
+
+  std::vector<float> sent;
+
+ private:
+  float amax_;
+};
+
+TEST(GradientExchange, A03RoundsEachRankUnderOneScale) {
+  const Json golden = golden::Case("optim", "A03");
+  const auto backend = TestBackend();
+  EXPECT_EQ(WireScale(2.5f, 4), golden["expect"]["sf"].AsDouble());
+  std::vector<double> sum(3);
+  for (size_t rank = 0; rank < 4; ++rank) {
+    std::vector<float> g = golden::Floats(golden["inputs"]["grads"].items()[rank]);
+    const std::vector<float> q = golden::Floats(golden["expect"]["q"].items()[rank]);
+    FourRanks world(2.5f);
+    ASSERT_TRUE(ExchangeE4M3(*backend, world, {g.data(), 1, 3}).ok());
+    EXPECT_EQ(world.sent, q);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(g[i], q[i] / 64.0f);
+      sum[i] += static_cast<double>(g[i]);
+    }
+  }
+  const std::vector<double> average = golden::Doubles(golden["expect"]["avg"]);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(sum[i] / 4, average[i]);
+}
+
+TEST(GradientExchange, NonFiniteGradientsStaySo) {
+  const auto backend = TestBackend();
+  const auto world = MakeCommunicator("single", backend.get(), 0, 1).value();
+  std::vector<float> g = {1.03f, -INFINITY};
+  ASSERT_TRUE(ExchangeE4M3(*backend, *world, {g.data(), 1, 2}).ok());
+  EXPECT_EQ(g[1], -INFINITY);
+  g = {1.03f, 100.0f};
+  ASSERT_TRUE(ExchangeE4M3(*backend, *world, {g.data(), 1, 2}).ok());
+  EXPECT_EQ(g, (std::vector<float>{1.0f, 96.0f}));
 }
 
 TEST(Sampler, TemperatureZeroTakesTheLowestOfTheLargest) {

@@ -147,7 +147,8 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   if (!communicator.ok()) return End{kEndInvalidSpec, communicator.status().message()};
   communicator_ = *std::move(communicator);
 
-  Result<Parameters> parameters = Parameters::Create(backend_.get(), config_.model);
+  Result<Parameters> parameters =
+      Parameters::Create(backend_.get(), config_.model, true, recipe_.state);
   if (!parameters.ok()) return EndOf(parameters.status().WithContext("parameters"));
   parameters_.emplace(*std::move(parameters));
   const Model::Options model_options = {config_.model, recipe_, config_.schedule.micro_batch,
@@ -371,6 +372,7 @@ TrainingRun::MaybeEnd TrainingRun::Save(bool must_succeed) {
   if (!fingerprint.ok()) return EndOf(fingerprint.status());
   state_.weights_sha256 = *fingerprint;
   state_.recipe_tensors = model_->SaveHistories();
+  parameters_->SaveScales(&state_.recipe_tensors);
   const CheckpointContent content = {state_,           config_.model,     config_.data.seq_len,
                                      tokenizer_.files, tokenizer_.bos_id, tokenizer_.eos_id};
   const Result<SavedCheckpoint> saved = store_->Save(*backend_, *parameters_, content);

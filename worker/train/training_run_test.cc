@@ -145,7 +145,7 @@ TEST_F(TrainingRunTest, AmaxHistoriesResumeBitIdentically) {
       "Wf": {"elem": "e4m3", "block": "tensor", "scale": "f32(448)", "window": 2},
       "Gd": {"elem": "e5m2", "block": "tensor", "scale": "p2(57344)", "window": 3},
       "Wd": {"source": "reuse"}, "Gw": {"source": "reuse"}, "Xw": {"source": "reuse"}}})json";
-  for (const std::string recipe : {"te_fp8_delayed", "windowed"}) {
+  for (const std::string recipe : {"te_fp8_delayed", "fp8_lm", "windowed"}) {
     RunConfig config = Config("whole-" + recipe, recipe);
     if (recipe == "windowed") config.recipe_json = windowed;
     const EndRecord whole = Run(config);

@@ -7,6 +7,7 @@
 #include "base/strings.h"
 #include "worker/spec/journal.h"
 #include "worker/train/divergence.h"
+#include "worker/train/gradient_exchange.h"
 #include "worker/train/optimizer.h"
 #include "worker/train/schedule.h"
 
@@ -62,7 +63,8 @@ Result<StepOutcome> TrainingStep::Run(int64_t step, bool measure_health, TokenDa
   }
   ASSIGN_OR_RETURN(loss_sum, communicator_.AllReduceSum(loss_sum));
   outcome.loss = loss_sum / static_cast<double>(outcome.tokens);
-  RETURN_IF_ERROR(communicator_.AllReduceSum(parameters_.all_gradients()));
+  RETURN_IF_ERROR(ExchangeGradients(backend_, communicator_, model_.options().recipe.communication,
+                                    &parameters_));
   ASSIGN_OR_RETURN(outcome.gradient_norm, GradientNorm(backend_, parameters_));
 
   const bool finite_loss = std::isfinite(outcome.loss);

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// AdamW with a rounded state, and the E4M3 form of gradients.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "base/strings.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/formats/bf16.h"
+#include "kernels/formats/fp16.h"
+#include "kernels/formats/fp8.h"
+#include "kernels/formats/scales.h"
+
+namespace nibble::cpu {
+namespace {
+
+constexpr int64_t kGrain = 16384;
+constexpr int64_t kChunk = 256;
+
+// The largest magnitude seen by any thread, as bits: a maximum does not depend on the order.
+class SharedMax {
+ public:
+  void Update(uint32_t bits) {
+    uint32_t seen = bits_.load(std::memory_order_relaxed);
+    while (bits > seen && !bits_.compare_exchange_weak(seen, bits, std::memory_order_relaxed)) {
+    }
+  }
+  float value() const { return formats::BitsFloat(bits_.load(std::memory_order_relaxed)); }
+
+ private:
+  std::atomic<uint32_t> bits_{0};
+};
+
+uint32_t AmaxBits(const float* x, int64_t n) {
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    bits = std::max(bits, formats::FloatBits(x[i]) & formats::kMagnitudeBits);
+  }
+  return bits;
+}
+
+float StoredScale(StateElem elem, float amax, float previous) {
+  if (elem == StateElem::kE4M3) return formats::ScaleP2(amax, formats::kE4M3Max, previous);
+  if (elem == StateElem::kF16) return formats::ScaleP2(amax, formats::kF16Max, previous);
+  return 1.0f;
+}
+
+// out[i] = element first + i of `x`, which holds codes scaled by `scale`.
+void Load(StateElem elem, ConstTensorView x, float scale, int64_t first, int64_t n, float* out) {
+  const auto* const words = static_cast<const uint16_t*>(x.data) + first;
+  const float inverse = 1.0f / scale;  // a power of two
+  for (int64_t i = 0; i < n; ++i) {
+    switch (elem) {
+      case StateElem::kF32:
+        out[i] = x.f32()[first + i];
+        break;
+      case StateElem::kBf16:
+        out[i] = formats::FromBf16(words[i]);
+        break;
+      case StateElem::kF16:
+        out[i] = formats::DecodeF16(words[i]) * inverse;
+        break;
+      case StateElem::kE4M3:
+        out[i] = formats::DecodeE4M3(x.u8()[first + i]) * inverse;
+        break;
+    }
+  }
+}
+
+void Store(StateElem elem, const float* x, float scale, int64_t first, int64_t n, TensorView out) {
+  auto* const words = static_cast<uint16_t*>(out.data) + first;
+  for (int64_t i = 0; i < n; ++i) {
+    switch (elem) {
+      case StateElem::kF32:
+        out.f32()[first + i] = x[i];
+        break;
+      case StateElem::kBf16:
+        words[i] = formats::ToBf16(x[i]);
+        break;
+      case StateElem::kF16:
+        words[i] = formats::EncodeF16(x[i] * scale);
+        break;
+      case StateElem::kE4M3:
+        out.u8()[first + i] = formats::EncodeE4M3(x[i] * scale);
+        break;
+    }
+  }
+}
+
+float RoundedWeight(StateElem elem, float x, float scale) {
+  switch (elem) {
+    case StateElem::kF32:
+      return x;
+    case StateElem::kBf16:
+      return formats::RoundBf16(x);
+    case StateElem::kF16:
+      return formats::RoundF16(x * scale) / scale;
+    case StateElem::kE4M3:
+      break;
+  }
+  return formats::RoundE4M3(x * scale) / scale;
+}
+
+// The new moments of a chunk from the stored ones.
+struct Moments {
+  const AdamWParams& params;
+  const StatePrecision& precision;
+  ConstTensorView gradient, m, v;
+  StateScales scales;
+
+  void Next(int64_t first, int64_t n, float* next_m, float* next_v) const {
+    const float rest1 = static_cast<float>(1.0 - static_cast<double>(params.beta1));
+    const float rest2 = static_cast<float>(1.0 - static_cast<double>(params.beta2));
+    Load(precision.m, m, scales.m, first, n, next_m);
+    Load(precision.v, v, scales.v, first, n, next_v);
+    for (int64_t i = 0; i < n; ++i) {
+      const float g = gradient.f32()[first + i] * params.gradient_scale;
+      next_m[i] = params.beta1 * next_m[i] + rest1 * g;
+      next_v[i] = params.beta2 * next_v[i] + rest2 * (g * g);
+    }
+  }
+};
+
+template <typename Body>
+void ForChunks(int64_t first, int64_t last, const Body& body) {
+  for (int64_t at = first; at < last; at += kChunk) body(at, std::min(kChunk, last - at));
+}
+
+}  // namespace
+
+Status CpuBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
+                                ConstTensorView gradient, TensorView m, TensorView v,
+                                TensorView parameter, StateScales* scales) {
+  const int64_t size = parameter.size();
+  RETURN_IF_ERROR(CheckSameSize("RoundedAdamW", "gradient", gradient, size));
+  RETURN_IF_ERROR(CheckSameSize("RoundedAdamW", "parameter", parameter, size));
+  if (m.size() != size || v.size() != size || params.step < 1) {
+    return InvalidArgumentError(
+        StrFormat("RoundedAdamW: moments of %lld and %lld elements at step %lld; expected %lld "
+                  "elements and step 1 or later",
+                  static_cast<long long>(m.size()), static_cast<long long>(v.size()),
+                  static_cast<long long>(params.step), static_cast<long long>(size)));
+  }
+  const Moments moments{params, precision, gradient, m, v, *scales};
+  const double step = static_cast<double>(params.step);
+  const auto rate = static_cast<float>(static_cast<double>(params.learning_rate) /
+                                       (1.0 - std::pow(static_cast<double>(params.beta1), step)));
+  const auto root_scale =
+      static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(static_cast<double>(params.beta2), step)));
+  const float kept = 1.0f - params.learning_rate * params.weight_decay;
+  SharedMax max_m, max_v, max_parameter;
+  pool_.RunRanges(size, kGrain, [&](int64_t begin, int64_t end, int) {
+    ForChunks(begin, end, [&](int64_t first, int64_t n) {
+      float next_m[kChunk], next_v[kChunk];
+      moments.Next(first, n, next_m, next_v);
+      float* const p = parameter.f32() + first;
+      for (int64_t i = 0; i < n; ++i) {
+        const float root = std::sqrt(next_v[i]) * root_scale + params.epsilon;
+        p[i] = p[i] * kept - rate * (next_m[i] / root);
+      }
+      max_m.Update(AmaxBits(next_m, n));
+      max_v.Update(AmaxBits(next_v, n));
+      max_parameter.Update(AmaxBits(p, n));
+    });
+  });
+  scales->m = StoredScale(precision.m, max_m.value(), scales->m);
+  scales->v = StoredScale(precision.v, max_v.value(), scales->v);
+  scales->master = StoredScale(precision.master, max_parameter.value(), scales->master);
+  const bool rounds = std::isfinite(max_parameter.value());  // else the run ends, and says why
+  pool_.RunRanges(size, kGrain, [&](int64_t begin, int64_t end, int) {
+    ForChunks(begin, end, [&](int64_t first, int64_t n) {
+      float next_m[kChunk], next_v[kChunk];
+      moments.Next(first, n, next_m, next_v);
+      Store(precision.m, next_m, scales->m, first, n, m);
+      Store(precision.v, next_v, scales->v, first, n, v);
+      float* const p = parameter.f32() + first;
+      for (int64_t i = 0; rounds && i < n; ++i) {
+        p[i] = RoundedWeight(precision.master, p[i], scales->master);
+      }
+    });
+  });
+  return OkStatus();
+}
+
+Result<float> CpuBackend::AbsMax(ConstTensorView x) {
+  RETURN_IF_ERROR(CheckSameSize("AbsMax", "x", x, x.size()));
+  SharedMax largest;
+  pool_.RunRanges(x.size(), kGrain, [&](int64_t first, int64_t last, int) {
+    largest.Update(AmaxBits(x.f32() + first, last - first));
+  });
+  return largest.value();
+}
+
+Status CpuBackend::RoundToE4M3(float scale, TensorView x) {
+  RETURN_IF_ERROR(CheckSameSize("RoundToE4M3", "x", x, x.size()));
+  pool_.RunRanges(x.size(), kGrain, [&](int64_t first, int64_t last, int) {
+    float* const values = x.f32();
+    for (int64_t i = first; i < last; ++i) values[i] = formats::RoundE4M3(values[i] * scale);
+  });
+  return OkStatus();
+}
+
+}  // namespace nibble::cpu
