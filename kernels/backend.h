@@ -64,7 +64,8 @@ struct OpQuery {
 
 enum class Transpose : uint8_t { kNo, kYes };
 // kF32: operands as they are. kBf16: both operands rounded to BF16 (nearest even) first; the
-// products are accumulated in FP32 either way.
+// products are accumulated in FP32 either way. Between CPUs kBf16 may differ in the last bits
+// (kernels/cpu/bf16_kernel.h).
 enum class GemmMode : uint8_t { kF32, kBf16 };
 
 // Positions of row t: t % seq + position_offset. Rows are batch-major.

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/strings.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/formats/bf16.h"
 
@@ -55,7 +56,8 @@ CpuBackend::CpuBackend(int threads, int64_t memory_limit_bytes,
                        const codes::KernelSet& code_kernels)
     : pool_(threads > 0 ? threads : std::min(UsableCores(), kMaxThreads)),
       memory_limit_bytes_(memory_limit_bytes),
-      code_kernels_(code_kernels) {
+      code_kernels_(code_kernels),
+      bf16_kernel_(ChooseBf16Kernel(code_kernels)) {
   // Each tile is one single-threaded call: the library's own split would depend on its threads.
   openblas_set_num_threads(1);
 }

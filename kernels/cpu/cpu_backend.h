@@ -24,6 +24,7 @@
 
 namespace nibble::cpu {
 
+struct FloatKernel;
 struct QuantizeJob;
 struct RowStats;
 
@@ -149,6 +150,7 @@ class CpuBackend final : public Backend {
   codes::ReferenceWorkspace code_reference_;
   codes::FastWorkspace code_workspace_;
   const codes::KernelSet& code_kernels_;
+  const FloatKernel& bf16_kernel_;  // of GemmMode::kBf16
   GroupWorkspace groups_;
   Buffer max_gradient_decoded_;
   int64_t rope_positions_ = 0;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/strings.h"
+#include "kernels/cpu/bf16_kernel.h"
 #include "kernels/cpu/codes/kernels.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -43,6 +44,7 @@ CpuFeatures Detect() {
   found.avx512_vnni = found.avx2 && saves_512 && avx512 && (c >> 11 & 1u) != 0;
   if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
     found.avx_vnni = found.avx2 && (a >> 4 & 1u) != 0;
+    found.avx512_bf16 = found.avx512_vnni && (a >> 5 & 1u) != 0;
   }
   return found;
 }
@@ -97,6 +99,26 @@ std::string LoopClone() {
   return "default";
 }
 
+// Which kernel multiplies operands rounded to BF16 beside `taken`.
+CpuCapability Bf16Capability(const codes::KernelSet& taken) {
+  const FloatKernel* pairs = Bf16PairKernel();
+  const FloatKernel& chosen = ChooseBf16Kernel(taken);
+  const bool fast = &chosen == pairs;
+  CpuCapability bf16;
+  bf16.name = "BF16 GEMM";
+  bf16.chosen = chosen.name;
+  bf16.why = fast ? "32 products per vdpbf16ps on 512-bit vectors"
+                  : "FP32 multiply-adds on operands rounded to BF16";
+  std::string passed_over = "this CPU lacks AVX512_BF16";
+  if (pairs != nullptr) passed_over = "runs here; not with code GEMM " + std::string(taken.name);
+  bf16.considered.push_back({"AVX512_BF16", pairs != nullptr, fast ? bf16.why : passed_over});
+  for (const FloatKernel* const* kernel = FloatKernels(); *kernel != nullptr; ++kernel) {
+    bf16.considered.push_back(
+        {(*kernel)->name, true, *kernel == &chosen ? bf16.why : "runs here, slower"});
+  }
+  return bf16;
+}
+
 }  // namespace
 
 const CpuFeatures& HostCpuFeatures() {
@@ -122,6 +144,16 @@ Result<const codes::KernelSet*> ChooseCodeKernels(std::string_view override_name
                                         std::string(override_name).c_str(), names.c_str()));
 }
 
+const FloatKernel& ChooseBf16Kernel(const codes::KernelSet& code_kernels) {
+  const FloatKernel* pairs = Bf16PairKernel();
+#if defined(__x86_64__)
+  if (pairs != nullptr && &code_kernels == &codes::Avx512VnniKernels()) return *pairs;
+#endif
+  (void)pairs;
+  (void)code_kernels;
+  return BestFloatKernel();
+}
+
 Result<std::vector<CpuCapability>> CpuCapabilities() {
   const std::string asked = CodeKernelOverride();
   ASSIGN_OR_RETURN(const codes::KernelSet* taken, ChooseCodeKernels(asked));
@@ -143,6 +175,7 @@ Result<std::vector<CpuCapability>> CpuCapabilities() {
     }
     gemm.considered.push_back(std::move(option));
   }
+  CpuCapability bf16 = Bf16Capability(*taken);
   CpuCapability loops;
   loops.name = "vector loops";
   loops.chosen = LoopClone();
@@ -155,7 +188,7 @@ Result<std::vector<CpuCapability>> CpuCapabilities() {
         {name, reached,
          taken_here ? "taken" : (reached ? "runs here, slower" : "not in this CPU or build")});
   }
-  return std::vector<CpuCapability>{std::move(gemm), std::move(loops)};
+  return std::vector<CpuCapability>{std::move(gemm), std::move(bf16), std::move(loops)};
 }
 
 }  // namespace nibble::cpu

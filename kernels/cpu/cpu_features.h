@@ -3,8 +3,9 @@
 // What this processor can do, and which kernels it gets because of that.
 //
 // Purpose: the one place where instruction sets are detected and chosen; every choice can be shown
-// to a person. NIBBLE_CPU_ISA in the environment overrides the choice for GEMMs on codes; results
-// never depend on it. Thread-safety: thread-safe, pure after the first call.
+// to a person. NIBBLE_CPU_ISA in the environment overrides the choice. Results of GEMMs on
+// codes never depend on it; those of BF16 products do, in their last bits (bf16_kernel.h).
+// Thread-safety: thread-safe, pure after the first call.
 #pragma once
 
 #include <string>
@@ -19,10 +20,13 @@ namespace codes {
 struct KernelSet;
 }
 
+struct FloatKernel;
+
 struct CpuFeatures {
   bool avx2 = false;         // with FMA, and the system saves 256-bit registers
   bool avx512_vnni = false;  // with F, BW, VL, and the system saves 512-bit registers
   bool avx_vnni = false;     // the VEX encoding
+  bool avx512_bf16 = false;  // with avx512_vnni
   bool neon_dot = false;     // SDOT
   bool neon_i8mm = false;    // SMMLA
 };
@@ -46,6 +50,9 @@ struct CpuCapability {
 // names ("" for none). INVALID_ARGUMENT for a name that is unknown or cannot run here, listing
 // those that can.
 Result<const codes::KernelSet*> ChooseCodeKernels(std::string_view override_name);
+// The kernel of products rounded to BF16 that goes with these code kernels: AVX512_BF16 beside the
+// AVX-512 ones where the CPU has it, else FP32 multiply-adds on rounded operands.
+const FloatKernel& ChooseBf16Kernel(const codes::KernelSet& code_kernels);
 // NIBBLE_CPU_ISA, "" when unset.
 std::string CodeKernelOverride();
 

@@ -55,9 +55,9 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
   RETURN_IF_ERROR(CheckView("Gemm", "b", b, tb ? n : k, tb ? k : n));
   if (m == 0 || n == 0) return OkStatus();
   if (k == 0) return accumulate ? OkStatus() : Fill(out, 0.0f);
-  const FloatKernel& kernel = BestFloatKernel();
+  const bool bf16 = mode == GemmMode::kBf16;
+  const FloatKernel& kernel = bf16 ? bf16_kernel_ : BestFloatKernel();
   if (kernel.fused && std::min(m, n) >= kThin) {
-    const bool bf16 = mode == GemmMode::kBf16;
     const FloatProduct product{m,
                                n,
                                k,
@@ -71,7 +71,7 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
     FloatGemm(kernel, pool_, product, left, right);
     return OkStatus();
   }
-  if (mode == GemmMode::kBf16) {
+  if (bf16) {
     ASSIGN_OR_RETURN(const TensorView rounded_a, gemm_a_.View(*this, a.rows, a.cols));
     ASSIGN_OR_RETURN(const TensorView rounded_b, gemm_b_.View(*this, b.rows, b.cols));
     RETURN_IF_ERROR(RoundToBf16(a, rounded_a));

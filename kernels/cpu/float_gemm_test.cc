@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/bf16_kernel.h"
 #include "kernels/formats/bf16.h"
 
 namespace nibble::cpu {
@@ -110,6 +111,82 @@ TEST(FloatGemm, EveryKernelAndOrientationGivesTheDefinedBits) {
     for (int bits = 0; bits < 16; ++bits) {
       CheckCase({shape, (bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0});
     }
+  }
+}
+
+// Operands of BF16 pairs: `count` integers below 16 in size, whose sums FP32 holds exactly.
+std::vector<float> Integers(int64_t count, uint32_t seed) {
+  std::vector<float> x = Numbers(count, seed);
+  for (float& value : x) value = std::floor(value * 7.0f);
+  return x;
+}
+
+void RunPairs(const FloatProduct& product, int threads) {
+  const Aligned left_panels(threads * kLeftFloats), right_panels(kRightFloats);
+  ThreadPool pool(threads);
+  FloatGemm(*Bf16PairKernel(), pool, product, left_panels.data, right_panels.data);
+}
+
+// Whatever the instruction's order and rounding: integers give exact sums, other numbers the bound
+// of the header, and threads change no bit.
+void CheckPairs(const Case& c) {
+  SCOPED_TRACE(std::to_string(c.shape.rows) + " x " + std::to_string(c.shape.cols) + " x " +
+               std::to_string(c.shape.depth) + (c.left_turned ? " T" : " N") +
+               (c.right_turned ? "N" : "T") + (c.accumulate ? " accumulate" : ""));
+  for (const auto& make : {Integers, Numbers}) {
+    const bool exact = make == Integers;
+    const std::vector<float> left = make(c.shape.rows * c.shape.depth, 1);
+    const std::vector<float> right = make(c.shape.cols * c.shape.depth, 2);
+    const std::vector<float> before = make(c.shape.rows * c.shape.cols, 3);
+    std::vector<float> out = before, again = before;
+    const FloatProduct product = ProductOf(c, left, right, out.data());
+    RunPairs(product, 1);
+    RunPairs(ProductOf(c, left, right, again.data()), 3);
+    ASSERT_EQ(out, again);
+    for (int64_t i = 0; i < c.shape.rows; ++i) {
+      for (int64_t j = 0; j < c.shape.cols; ++j) {
+        const auto at = static_cast<size_t>(i * c.shape.cols + j);
+        double sum = c.accumulate ? static_cast<double>(before[at]) : 0.0;
+        double absolute = std::fabs(sum);
+        for (int64_t k = 0; k < c.shape.depth; ++k) {
+          const double ab = static_cast<double>(At(product.left, i, k)) *
+                            static_cast<double>(At(product.right, j, k));
+          sum += ab;
+          absolute += std::fabs(ab);
+        }
+        const double bound = 4.0 * static_cast<double>(c.shape.depth + 1) * 0x1p-24 * absolute;
+        ASSERT_NEAR(out[at], sum, exact ? 0.0 : bound) << "row " << i << " column " << j;
+      }
+    }
+  }
+}
+
+TEST(Bf16Pairs, EveryOrientationIsExactOnIntegersAndWithinTheBound) {
+  if (Bf16PairKernel() == nullptr) GTEST_SKIP() << "this CPU lacks AVX512_BF16";
+  const Shape shapes[] = {{1, 1, 1},    {1, 37, 5},    {13, 7, 3},     {97, 101, 103},
+                          {12, 32, 64}, {65, 200, 17}, {24, 48, 1031}, {5, 3, 2049}};
+  for (const Shape& shape : shapes) {
+    for (int bits = 0; bits < 8; ++bits) {
+      CheckPairs({shape, (bits & 1) != 0, (bits & 2) != 0, true, (bits & 4) != 0});
+    }
+  }
+  CheckPairs({{1, 5000, 1401}, false, true, true, true});
+  CheckPairs({{5000, 2, 1400}, true, false, true, false});
+  CheckPairs({{3, 5, 40001}, false, false, true, false});
+}
+
+TEST(Bf16Pairs, NotANumberAndInfinityArrive) {
+  if (Bf16PairKernel() == nullptr) GTEST_SKIP() << "this CPU lacks AVX512_BF16";
+  for (const bool turned : {false, true}) {
+    const Case c{{36, 64, 48}, turned, turned, true, false};
+    std::vector<float> left(36 * 48, 1.0f), out(36 * 64);
+    const std::vector<float> right(64 * 48, 1.0f);
+    left[static_cast<size_t>(turned ? 7 * 36 + 5 : 5 * 48 + 7)] = std::nanf("");
+    left[static_cast<size_t>(turned ? 8 * 36 + 6 : 6 * 48 + 8)] = HUGE_VALF;
+    RunPairs(ProductOf(c, left, right, out.data()), 1);
+    EXPECT_TRUE(std::isnan(out[5 * 64 + 63]));
+    EXPECT_EQ(out[6 * 64], HUGE_VALF);
+    EXPECT_EQ(out[7 * 64], 48.0f);
   }
 }
 

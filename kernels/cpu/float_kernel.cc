@@ -39,8 +39,14 @@ void RunPlain(int64_t depth, const float* left, const float* right, bool accumul
   }
 }
 
-constexpr FloatKernel kPlain{"portable", kFusedByDefault,         kPlainRows,
-                             kPlainCols, RunPlain<1, kPlainRows>, RunPlain<kPlainCols, 1>};
+constexpr FloatKernel kPlain{"portable",
+                             kFusedByDefault,
+                             kPlainRows,
+                             kPlainCols,
+                             RunPlain<1, kPlainRows>,
+                             RunPlain<kPlainCols, 1>,
+                             1,
+                             PackPanels};
 
 #if defined(__x86_64__)
 
@@ -119,8 +125,9 @@ __attribute__((target("avx512f"))) void RunAvx512(int64_t depth, const float* le
   }
 }
 
-constexpr FloatKernel kAvx2{"AVX2", true, 6, 16, RunAvx2<1, 6>, RunAvx2<16, 1>};
-constexpr FloatKernel kAvx512{"AVX-512", true, 12, 32, RunAvx512<1, 12>, RunAvx512<32, 1>};
+constexpr FloatKernel kAvx2{"AVX2", true, 6, 16, RunAvx2<1, 6>, RunAvx2<16, 1>, 1, PackPanels};
+constexpr FloatKernel kAvx512{"AVX-512",        true, 12,        32, RunAvx512<1, 12>,
+                              RunAvx512<32, 1>, 1,    PackPanels};
 
 // formats::RoundBf16 of four numbers.
 inline __m128 Round(__m128 x) {

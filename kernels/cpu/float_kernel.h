@@ -14,6 +14,15 @@
 
 namespace nibble::cpu {
 
+// Where a panel's numbers come from: lane l at depth k is x[l * lane_stride + k * depth_stride];
+// one of the strides is 1.
+struct PanelSource {
+  const float* x = nullptr;
+  int64_t lane_stride = 1;
+  int64_t depth_stride = 1;
+  bool bf16 = false;  // round to BF16 on the way
+};
+
 struct FloatKernel {
   const char* name;  // instruction set
   bool fused;        // sums are chains of fused multiply-adds; else product and sum are rounded
@@ -26,7 +35,13 @@ struct FloatKernel {
   Run run;
   // The same with a left operand that lies as `run` leaves a tile of ldc == cols: lane i at depth k
   // is left[i * cols + k].
-  Run run_tile;
+  Run run_tile;  // nullptr where slots hold pairs
+  // Depths in one slot of a panel: 2 where BF16 pairs share the four bytes (bf16_kernel.h). `depth`
+  // of run counts slots, that of pack numbers; an odd depth ends with a zero.
+  int64_t slot_depth;
+  using Pack = void (*)(const PanelSource& source, int64_t lanes, int64_t depth, int64_t width,
+                        int64_t panel_stride, float* out);
+  Pack pack;  // PackPanels for this kernel's slots
 };
 
 inline constexpr int64_t kMostKernelRows = 12;
@@ -36,15 +51,6 @@ inline constexpr int64_t kMostKernelCols = 32;
 // there.
 const FloatKernel* const* FloatKernels();
 inline const FloatKernel& BestFloatKernel() { return *FloatKernels()[0]; }
-
-// Where a panel's numbers come from: lane l at depth k is x[l * lane_stride + k * depth_stride];
-// one of the strides is 1.
-struct PanelSource {
-  const float* x = nullptr;
-  int64_t lane_stride = 1;
-  int64_t depth_stride = 1;
-  bool bf16 = false;  // round to BF16 on the way
-};
 
 // Packs lanes [0, lanes) at depths [0, depth) into ceil(lanes / width) panels that begin
 // `panel_stride` floats apart. width: a multiple of 2, at least 4.

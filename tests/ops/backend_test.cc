@@ -89,6 +89,16 @@ TEST(Gemm, GivesTheSameBitsForEveryThreadCount) {
   }
 }
 
+TEST(Gemm, Bf16GivesTheSameBitsForEveryThreadCount) {
+  for (const GemmShape s : {GemmShape{512, 300, 129}, {64, 2051, 67}}) {
+    for (int variant = 0; variant < 4; ++variant) {
+      const Values one = Gemm(1, GemmMode::kBf16, s, variant & 1, variant & 2, false);
+      const Values many = Gemm(3, GemmMode::kBf16, s, variant & 1, variant & 2, false);
+      EXPECT_EQ(std::memcmp(one.data(), many.data(), one.size() * 4), 0) << variant;
+    }
+  }
+}
+
 TEST(Gemm, EmptySumsAndWrongShapes) {
   const std::unique_ptr<Backend> backend = MakeCpu();
   Values a(6), b(6), c(4, 7.0f);

@@ -515,6 +515,12 @@ TEST(CodeKernelChoice, TheCapabilityListNamesTheChosenSetAndWhy) {
   }
   EXPECT_TRUE(found);
   EXPECT_EQ(gemm.considered.back().name, "baseline");
+  const cpu::CpuCapability& bf16 = (*all)[1];
+  EXPECT_EQ(bf16.name, "BF16 GEMM");
+  EXPECT_EQ(bf16.considered.front().name, "AVX512_BF16");
+  EXPECT_EQ(bf16.considered.front().usable, cpu::HostCpuFeatures().avx512_bf16);
+  EXPECT_EQ(bf16.chosen == "AVX512_BF16",
+            gemm.chosen == "avx512vnni" && cpu::HostCpuFeatures().avx512_bf16);
 }
 
 TEST(CodeKernelChoice, TheEnvironmentOverridesAndAWrongNameListsWhatThisCpuRuns) {
@@ -524,6 +530,8 @@ TEST(CodeKernelChoice, TheEnvironmentOverridesAndAWrongNameListsWhatThisCpuRuns)
   EXPECT_EQ(all->front().chosen, "baseline");
   EXPECT_NE(MakeBackend("cpu", {}).value()->description().find("codes baseline"),
             std::string::npos);
+  ASSERT_EQ((*all)[1].name, "BF16 GEMM");
+  EXPECT_NE((*all)[1].chosen, "AVX512_BF16");
   setenv("NIBBLE_CPU_ISA", "mmx", 1);
   const Status status = MakeBackend("cpu", {}).status();
   unsetenv("NIBBLE_CPU_ISA");

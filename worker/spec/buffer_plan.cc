@@ -83,7 +83,8 @@ BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t s
   plan.output_rstd = arena.Take(1, t);
   plan.head_in = arena.Take(t, d);
   plan.losses = arena.Take(1, t);
-  const int64_t rows = std::clamp<int64_t>(kLogitsElements / model.vocab_size, 1, t);
+  const int64_t rows =
+      std::min(std::clamp<int64_t>(kLogitsElements / model.vocab_size, 1, t), kLogitsRows);
   plan.logits = arena.Take(rows, model.vocab_size);
   plan.arena_bytes = arena.size_bytes();
   return plan;

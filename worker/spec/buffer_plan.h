@@ -50,7 +50,7 @@ struct BufferPlan {
   PlannedBuffer output;       // (T, D) residual stream after the last block
   PlannedBuffer output_rstd;  // (1, T)
   PlannedBuffer head_in;      // (T, D)
-  PlannedBuffer logits;       // (R, V): as many rows as kLogitsElements allow
+  PlannedBuffer logits;       // (R, V): as kLogitsElements and kLogitsRows allow
   PlannedBuffer losses;       // (1, T)
   PlannedBuffer stream_grad;  // (T, D) gradient of the residual stream
   PlannedBuffer branch_grad;  // (T, D) gradient entering a norm or leaving attention
@@ -61,9 +61,10 @@ struct BufferPlan {
   int64_t arena_bytes = 0;
 };
 
-// Logits exist for this many elements at a time (16 MiB of f32): large enough that the head's GEMM
-// runs at full speed, small against the activations of any model worth training.
-inline constexpr int64_t kLogitsElements = int64_t{1} << 22;
+// Logits exist for this many elements (64 MiB of f32) and rows at a time: the head's weight, which
+// every chunk packs and rounds again, serves enough rows; more memory buys nothing.
+inline constexpr int64_t kLogitsElements = int64_t{1} << 24;
+inline constexpr int64_t kLogitsRows = 512;
 
 // True when a linear layer's input stays in memory as it is until backward: its FP32 and BF16
 // operands are read from there and not copied.
