@@ -259,7 +259,7 @@ const FloatKernel* const* FloatKernels() {
 
 void PackPanels(const PanelSource& source, int64_t lanes, int64_t depth, int64_t width,
                 int64_t panel_stride, float* out) {
-  const int64_t full = lanes / width;
+  [[maybe_unused]] const int64_t full = lanes / width;
   int64_t packed = 0;  // panels
 #if defined(__x86_64__)
   if (source.lane_stride == 1) {

@@ -24,7 +24,7 @@ run(${CXX} ${flags} -march=armv8.2-a+dotprod -c kernels/cpu/codes/neon_dot.cc
 run(${CXX} ${flags} -march=armv8.2-a+dotprod+i8mm -c kernels/cpu/codes/neon_i8mm.cc
     -o ${OUT}/neon_i8mm.o)
 run(${CXX} ${flags} -static tests/ops/code_kernels_arm.cc kernels/cpu/cpu_features.cc
-    kernels/cpu/codes/baseline.cc base/status.cc base/strings.cc
+    kernels/cpu/bf16_kernel.cc kernels/cpu/float_kernel.cc kernels/cpu/codes/baseline.cc base/status.cc base/strings.cc
     ${OUT}/neon_dot.o ${OUT}/neon_i8mm.o -o ${OUT}/code_kernels_arm)
 # I8MM and DOTPROD, DOTPROD only, neither.
 run(${QEMU} -cpu max ${OUT}/code_kernels_arm neoni8mm)
