@@ -24,8 +24,7 @@ NIBBLE_CLONES void SoftmaxLanes(float* scores, int64_t keys, int64_t width, floa
                                 float* max, float* sum, float* rescale) {
   // Written with a vector type: compilers leave the loop of selections scalar.
   using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
-  Vector most;
-  for (int l = 0; l < kLanes; ++l) most[l] = -formats::kLargestFloat;
+  Vector most = Vector{} - formats::kLargestFloat;
   for (int64_t j = 0; j < keys; ++j) {
     Vector row;
     std::memcpy(&row, scores + j * width, sizeof row);

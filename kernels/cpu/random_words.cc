@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/random_words.h"
 
+#include <cstring>
+
 #include "kernels/cpu/vector_math.h"
 #include "kernels/formats/philox.h"
 
@@ -61,7 +63,6 @@ __attribute__((target("avx2"))) void GroupsAvx2(const RandomStream& s, uint64_t 
       key0 += kWeyl0;
       key1 += kWeyl1;
     }
-    uint32_t tail[4 * kCounters];
     for (int v = 0; v < kSets; ++v) {
       const int64_t at = done + v * kCounters;
       if (at >= groups) break;
@@ -69,13 +70,12 @@ __attribute__((target("avx2"))) void GroupsAvx2(const RandomStream& s, uint64_t 
       const __m256i w23 = _mm256_blend_epi32(c2[v], _mm256_slli_epi64(c3[v], 32), 0xAA);
       const __m256i low = _mm256_unpacklo_epi64(w01, w23);
       const __m256i high = _mm256_unpackhi_epi64(w01, w23);
-      uint32_t* out = groups - at >= kCounters ? words + 4 * at : tail;
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                          _mm256_permute2x128_si256(low, high, 0x20));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8),
-                          _mm256_permute2x128_si256(low, high, 0x31));
-      if (out == tail) {
-        for (int64_t i = 0; i < 4 * (groups - at); ++i) words[4 * at + i] = tail[i];
+      const __m256i results[2] = {_mm256_permute2x128_si256(low, high, 0x20),
+                                  _mm256_permute2x128_si256(low, high, 0x31)};
+      if (groups - at >= kCounters) {
+        std::memcpy(words + 4 * at, results, sizeof results);
+      } else {
+        std::memcpy(words + 4 * at, results, static_cast<size_t>(groups - at) * 4 * sizeof *words);
       }
     }
   }

@@ -117,7 +117,7 @@ void CheckOuter(const KernelSet& set, const Variant& v, int64_t depth, Pattern p
   const std::vector<float> scale(64, 0.37f), other(64, 1.7f);
   std::vector<float> out(tile.size(), 1.0f);
   set.finish(tile.data(), {v.left.lanes, v.right.lanes - 3, v.right.lanes, scale.data(),
-                           other.data(), nullptr, true, out.data(), v.right.lanes});
+                           other.data(), nullptr, 0, true, out.data(), v.right.lanes});
   for (int64_t i = 0; i < v.left.lanes; ++i) {
     for (int64_t j = 0; j < v.right.lanes; ++j) {
       const int64_t want = Sum(o.left, o.right, i, j, depth, 0, depth);

@@ -65,8 +65,8 @@ __attribute__((target("avx2,fma"))) float FmaAvx2(int64_t rounds) {
 // Multiply and add apart: what the widest unit of an unknown CPU does is not known here.
 float FmaBaseline(int64_t rounds) {
   using Vector [[gnu::vector_size(16)]] = float;
-  Vector sums[kChains];
-  for (int i = 0; i < kChains; ++i) sums[i] = Vector{} + static_cast<float>(i);
+  Vector sums[kChains] = {};
+  for (int i = 0; i < kChains; ++i) sums[i] += static_cast<float>(i);
   const Vector factor = Vector{} + 0.999f;
   const Vector term = Vector{} + 1e-3f;
   for (int64_t round = 0; round < rounds; ++round) {
