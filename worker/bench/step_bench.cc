@@ -105,13 +105,24 @@ class RandomData {
   std::string folder_;
 };
 
-// One thread count: its backend and the weights all recipes share.
+// One thread count: its backend and the weights that recipes with the same optimizer state share.
 struct Engine {
   int threads = 1;
   std::unique_ptr<Backend> cpu;
   std::unique_ptr<TimedBackend> backend;
-  std::unique_ptr<Parameters> parameters;
+  std::vector<std::unique_ptr<Parameters>> parameters;
   std::unique_ptr<Communicator> communicator;
+
+  // Weights and moments in the precision of a recipe.
+  Result<Parameters*> ParametersFor(const ModelConfig& model, const StatePrecision& precision) {
+    for (const std::unique_ptr<Parameters>& made : parameters) {
+      if (made->precision() == precision) return made.get();
+    }
+    ASSIGN_OR_RETURN(Parameters made, Parameters::Create(backend.get(), model, true, precision));
+    RETURN_IF_ERROR(made.Initialise(model, 1));
+    parameters.push_back(std::make_unique<Parameters>(std::move(made)));
+    return parameters.back().get();
+  }
 };
 
 struct Runner {
@@ -186,8 +197,7 @@ class StepGroup {
     if (options_.all && options_.recipes.empty()) names = ExecutableRecipeNames();
     ASSIGN_OR_RETURN(Engine * all, AddEngine(threads_));
     for (const std::string& name : names) RETURN_IF_ERROR(AddRunner(name, all));
-    // The gain of more threads is measured on the model that is cheap enough.
-    if (options_.threads > 0 || threads_ == 1 || !case_.torch || options_.quick) return OkStatus();
+    if (options_.threads > 0 || threads_ == 1 || options_.quick) return OkStatus();
     ASSIGN_OR_RETURN(Engine * one, AddEngine(1));
     for (const char* name : kScaled) {
       const bool wanted = options_.recipes.empty() ? options_.all || name == kScaled[0]
@@ -202,10 +212,6 @@ class StepGroup {
     engine->threads = threads;
     ASSIGN_OR_RETURN(engine->cpu, CpuWithThreads(threads));
     engine->backend = std::make_unique<TimedBackend>(engine->cpu.get(), clock_, case_.vocab);
-    ASSIGN_OR_RETURN(Parameters parameters,
-                     Parameters::Create(engine->backend.get(), ConfigOf(case_)));
-    RETURN_IF_ERROR(parameters.Initialise(ConfigOf(case_), 1));
-    engine->parameters = std::make_unique<Parameters>(std::move(parameters));
     ASSIGN_OR_RETURN(engine->communicator, MakeCommunicator("single", engine->backend.get(), 0, 1));
     engines_.push_back(std::move(engine));
     return engines_.back().get();
@@ -223,12 +229,14 @@ class StepGroup {
     runner->engine = engine;
     runner->clock = clock_;
     runner->config = RunOf(case_);
+    ASSIGN_OR_RETURN(Parameters* const parameters,
+                     engine->ParametersFor(ConfigOf(case_), recipe->state));
     ASSIGN_OR_RETURN(runner->model,
-                     Model::Create(engine->backend.get(), engine->parameters.get(),
+                     Model::Create(engine->backend.get(), parameters,
                                    {ConfigOf(case_), *recipe, case_.batch, case_.seq}));
-    runner->step = std::make_unique<TrainingStep>(runner->config, engine->backend.get(),
-                                                  engine->communicator.get(),
-                                                  engine->parameters.get(), runner->model.get());
+    runner->step =
+        std::make_unique<TrainingStep>(runner->config, engine->backend.get(),
+                                       engine->communicator.get(), parameters, runner->model.get());
     ASSIGN_OR_RETURN(TokenDataset data, data_.Open(case_));
     runner->data = std::make_unique<TokenDataset>(std::move(data));
     runners_.push_back(std::move(runner));
@@ -330,7 +338,7 @@ Status StepBench(const Options& options, Report* report) {
   for (size_t i = 0; i < models.size(); ++i) {
     const double left = options.seconds - (NowSeconds(ClockKind::kWall) - start);
     const double share = left / static_cast<double>(models.size() - i);
-    const Effort effort{0.85 * share, options.quick ? 2 : 1, options.quick ? 2 : 40};
+    const Effort effort{0.85 * share, 2, options.quick ? 2 : 40};
     StepGroup group(options, models[i], report);
     RETURN_IF_ERROR(group.Measure(effort));
   }
