@@ -90,6 +90,15 @@ Status Backend::RoundToE4M3(float, TensorView) {
   return UnimplementedError("backend " + std::string(name()) + " has no RoundToE4M3");
 }
 
+Status Backend::AddPath(ConstTensorView, TensorView, TensorView) {
+  return UnimplementedError("backend " + std::string(name()) + " has no AddPath");
+}
+
+Result<int64_t> Backend::ResetOscillating(float, ConstTensorView, ConstTensorView, ConstTensorView,
+                                          TensorView) {
+  return UnimplementedError("backend " + std::string(name()) + " has no ResetOscillating");
+}
+
 Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_context,
                              const Quant& second, const QuantizeContext& second_context,
                              ConstTensorView x, QuantizedTensor* first_out,

@@ -315,6 +315,15 @@ class Backend {
   // default.
   virtual Status RoundToE4M3(float scale, TensorView x);
 
+  // Weight rule oscireset (arXiv 2510.27527). AddPath: path += |x - previous|, then previous = x.
+  // f32, equal sizes. UNIMPLEMENTED by default.
+  virtual Status AddPath(ConstTensorView x, TensorView previous, TensorView path);
+  // weight = quantized where quantized_path > 0 and quantized_path >= ratio * path. Returns the
+  // number of such elements. UNIMPLEMENTED by default.
+  virtual Result<int64_t> ResetOscillating(float ratio, ConstTensorView path,
+                                           ConstTensorView quantized_path,
+                                           ConstTensorView quantized, TensorView weight);
+
   // --- Reductions to the host (wait); FP64 partial sums in a fixed order
   // ---------------------------
   virtual Result<double> Sum(ConstTensorView x) = 0;

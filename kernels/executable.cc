@@ -37,16 +37,12 @@ Status CheckExecutable(const LinearRecipe& linear) {
 
 Status CheckExecutable(const Recipe& recipe) {
   RETURN_IF_ERROR(CheckExecutable(recipe.linear));
-  const auto absent = [](const char* what) {
-    return UnimplementedError(std::string(what) + " is not executed in this build");
-  };
   for (const Override& override : recipe.overrides) {
     RETURN_IF_ERROR(CheckExecutable(override.linear));
   }
   for (const Stage& stage : recipe.stages) {
     RETURN_IF_ERROR(CheckExecutable(stage.linear));
   }
-  if (recipe.weight_rule.enabled) return absent("weight_rule");
   return OkStatus();
 }
 

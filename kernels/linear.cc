@@ -133,6 +133,13 @@ Status QuantizedLinear::PrepareWeightDgrad(const LinearStep& step, ConstTensorVi
   return OkStatus();
 }
 
+Status QuantizedLinear::DecodeWeight(const LinearStep& step, const LinearInput& input,
+                                     ConstTensorView weight, uint64_t weight_version,
+                                     TensorView out) {
+  RETURN_IF_ERROR(PrepareWeight(step, input, weight, weight_version));
+  return weight_.DecodedSource(workspace_, out);
+}
+
 Status QuantizedLinear::Forward(const LinearStep& step, LinearInput& input, ConstTensorView weight,
                                 uint64_t weight_version, TensorView y) {
   RETURN_IF_ERROR(CheckShapes("linear forward", input, weight, y));

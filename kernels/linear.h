@@ -98,6 +98,11 @@ class QuantizedLinear {
                   ConstTensorView weight, uint64_t weight_version, TensorView dx,
                   bool accumulate_dx, TensorView dweight);
 
+  // out (N, K) = what the quantized weight stands for in fprop, on the weight's own axes. Makes the
+  // copy that the next Forward of this version uses.
+  Status DecodeWeight(const LinearStep& step, const LinearInput& input, ConstTensorView weight,
+                      uint64_t weight_version, TensorView out);
+
   const LinearRecipe& recipe() const { return recipe_; }
   int64_t quantized_weight_bytes() const;
   int64_t nonfinite_amax() const { return nonfinite_amax_; }  // since construction

@@ -159,6 +159,15 @@ Status SlotOperand::PullBack(Backend& backend, bool rotated, TensorView gradient
   return backend.Rotate(quant_.rotation, context_, true, gradient, gradient);
 }
 
+Status SlotOperand::DecodedSource(LinearWorkspace& workspace, TensorView out) {
+  ASSIGN_OR_RETURN(const ConstTensorView decoded, Decoded(workspace));
+  Backend& backend = workspace.backend();
+  if (quant_.rotation.size > 0) {
+    return backend.Rotate(quant_.rotation, context_, true, decoded, out);
+  }
+  return backend.Copy(out.data, decoded.data, decoded.size_bytes());
+}
+
 Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
   if (quant_.elem == Elem::kF32) return source_;
   Backend& backend = workspace.backend();

@@ -87,6 +87,8 @@ class SlotOperand {
     return (has_codes() && codes_.has_mask) || (rotated && quant_.rotation.size > 0);
   }
   Status PullBack(Backend& backend, bool rotated, TensorView gradient) const;
+  // The decoded form without the slot's rotation: what the codes stand for on the source's axes.
+  Status DecodedSource(LinearWorkspace& workspace, TensorView out);
   // Valid until another operand of the same role is decoded.
   Result<ConstTensorView> Decoded(LinearWorkspace& workspace);
 

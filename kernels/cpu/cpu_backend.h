@@ -95,6 +95,10 @@ class CpuBackend final : public Backend {
                       ConstTensorView gradient, TensorView m, TensorView v, TensorView parameter,
                       StateScales* scales) override;
   Status RoundToE4M3(float scale, TensorView x) override;
+  Status AddPath(ConstTensorView x, TensorView previous, TensorView path) override;
+  Result<int64_t> ResetOscillating(float ratio, ConstTensorView path,
+                                   ConstTensorView quantized_path, ConstTensorView quantized,
+                                   TensorView weight) override;
   Result<float> AbsMax(ConstTensorView x) override;
   Result<double> Sum(ConstTensorView x) override;
   Result<double> SumOfSquares(ConstTensorView x) override;

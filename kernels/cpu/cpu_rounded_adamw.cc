@@ -192,6 +192,41 @@ Result<float> CpuBackend::AbsMax(ConstTensorView x) {
   return largest.value();
 }
 
+Status CpuBackend::AddPath(ConstTensorView x, TensorView previous, TensorView path) {
+  RETURN_IF_ERROR(CheckSameSize("AddPath", "previous", previous, x.size()));
+  RETURN_IF_ERROR(CheckSameSize("AddPath", "path", path, x.size()));
+  pool_.RunRanges(x.size(), kGrain, [&](int64_t first, int64_t last, int) {
+    const float* const now = x.f32();
+    float* const before = previous.f32();
+    float* const sum = path.f32();
+    for (int64_t i = first; i < last; ++i) {
+      sum[i] += std::fabs(now[i] - before[i]);
+      before[i] = now[i];
+    }
+  });
+  return OkStatus();
+}
+
+Result<int64_t> CpuBackend::ResetOscillating(float ratio, ConstTensorView path,
+                                             ConstTensorView quantized_path,
+                                             ConstTensorView quantized, TensorView weight) {
+  for (const ConstTensorView& other : {path, quantized_path, quantized}) {
+    RETURN_IF_ERROR(CheckSameSize("ResetOscillating", "weight", weight, other.size()));
+  }
+  std::atomic<int64_t> total{0};
+  pool_.RunRanges(weight.size(), kGrain, [&](int64_t first, int64_t last, int) {
+    int64_t count = 0;
+    for (int64_t i = first; i < last; ++i) {
+      const float moved = quantized_path.f32()[i];
+      if (!(moved > 0 && moved >= ratio * path.f32()[i])) continue;
+      weight.f32()[i] = quantized.f32()[i];
+      ++count;
+    }
+    total += count;
+  });
+  return total.load();
+}
+
 Status CpuBackend::RoundToE4M3(float scale, TensorView x) {
   RETURN_IF_ERROR(CheckSameSize("RoundToE4M3", "x", x, x.size()));
   pool_.RunRanges(x.size(), kGrain, [&](int64_t first, int64_t last, int) {

@@ -354,6 +354,10 @@ std::vector<BadRecipe> PairCases() {
        })},
       {"weight-rule", Changed([](Text& t) {
          t.around = R"j(,"weight_rule":{"oscireset":{"period":10,"window":20}})j";
+       })},
+      {"weight-rule", Changed([](Text& t) {
+         t.around = R"j(,"weight_rule":{"oscireset":{}},
+                        "stages":[{"from_share":0.5,"linear":"graphcore_best"}])j";
        })}};
 }
 

@@ -389,7 +389,8 @@ const std::vector<RecipeRule>& RecipeRules() {
       {"overrides", "an override's first block is not behind its last"},
       {"stages",
        "a stage has from_share in (0, 1), growing, or a noise_multiple with a scaled Gd before it"},
-      {"weight-rule", "oscireset needs a scaled Wf, from_share below 1 and a window within period"},
+      {"weight-rule",
+       "oscireset needs a scaled, deterministic Wf, from_share below 1 and a window within period"},
       {"divisible", "T, K and N are multiples of every block, rotation and correction on them"},
   };
   return rules;
@@ -409,14 +410,20 @@ Status ValidateRecipe(const Recipe& recipe) {
   }
   RETURN_IF_ERROR(CheckStages(recipe));
   const WeightRule& rule = recipe.weight_rule;
-  if (rule.enabled && (!recipe.linear.slot(Slot::kWf).has_scale() || rule.from_share >= 1 ||
-                       rule.window > rule.period)) {
-    return Broken(Rule::kWeightRule, "weight_rule.oscireset",
-                  StrFormat("Wf is %s, from_share %g, window %d, period %d",
-                            ElemName(recipe.linear.slot(Slot::kWf).elem).c_str(), rule.from_share,
-                            rule.window, rule.period));
+  if (!rule.enabled) return OkStatus();
+  const Quant& weight = recipe.linear.slot(Slot::kWf);
+  if (!weight.has_scale() || rule.from_share >= 1 || rule.window > rule.period) {
+    return Broken(
+        Rule::kWeightRule, "weight_rule.oscireset",
+        StrFormat("Wf is %s, from_share %g, window %d, period %d", ElemName(weight.elem).c_str(),
+                  rule.from_share, rule.window, rule.period));
   }
-  return OkStatus();
+  // A weight whose quantized value is drawn anew each step always oscillates.
+  bool drawn = weight.stochastic();
+  for (const Override& o : recipe.overrides) drawn |= o.linear.slot(Slot::kWf).stochastic();
+  for (const Stage& stage : recipe.stages) drawn |= stage.linear.slot(Slot::kWf).stochastic();
+  if (!drawn) return OkStatus();
+  return Broken(Rule::kWeightRule, "weight_rule.oscireset", "Wf is rounded or rotated at random");
 }
 
 }  // namespace nibble

@@ -111,6 +111,17 @@ int64_t WorkspaceBytes(const ModelConfig& m, const BufferPlan& plan, int64_t seq
   return kPackedOperandBytes + plan.tokens / seq_len * m.kv_heads * head * kFloatBytes;
 }
 
+// What the weight rule keeps: four values per weight of a linear layer, and one weight of scratch.
+int64_t WeightRuleBytes(const ModelConfig& model, const Recipe& recipe) {
+  if (!recipe.weight_rule.enabled) return 0;
+  int64_t elements = 0, largest = 0;
+  for (const LinearShape& shape : BlockLinears(model)) {
+    elements += 4 * model.layers * shape.in * shape.out;
+    largest = std::max(largest, shape.in * shape.out);
+  }
+  return (elements + largest) * kFloatBytes;
+}
+
 }  // namespace
 
 int64_t CountParameters(const ModelConfig& m) {
@@ -148,6 +159,7 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
     estimate.memory.quantized =
         std::max(estimate.memory.quantized, QuantizedBytes(model, recipe, plan.tokens, stage));
   }
+  estimate.memory.quantized += WeightRuleBytes(model, recipe);
   return estimate;
 }
 

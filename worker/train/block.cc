@@ -111,6 +111,12 @@ Status TransformerBlock::ProjectBackward(const BlockPass& pass, BlockParameter w
                                 dx, accumulate_dx, gradient(which));
 }
 
+Status TransformerBlock::DecodeWeight(const BlockPass& pass, LinearKind kind, TensorView out) {
+  const auto index = static_cast<size_t>(kind);
+  return linears_[index].DecodeWeight(pass.step, inputs_[input_index_[index]],
+                                      weight(kLinears[index]), pass.weight_version, out);
+}
+
 RopeParams TransformerBlock::Rope(const BlockPass& pass, int64_t heads) const {
   return {pass.sequences, pass.seq_len, heads, model_.head_dim(), 0, model_.rope_theta};
 }

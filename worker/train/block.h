@@ -64,6 +64,9 @@ class TransformerBlock {
   // gradients accumulate. Overwrites views.gate and views.up.
   Status Backward(const BlockPass& pass, const GradientViews& gradients);
 
+  // out = the layer's weight as its forward pass sees it, on its own axes.
+  Status DecodeWeight(const BlockPass& pass, LinearKind kind, TensorView out);
+
   const BlockViews& views() const { return views_; }
   const std::vector<LinearInput>& inputs() const { return inputs_; }
   // Whether inputs()[index] belongs to attention, not to the MLP.

@@ -179,6 +179,17 @@ Result<double> Model::ForwardBackward(const LinearStep& step, const Batch& batch
   return backend_.Sum(losses_);
 }
 
+bool Model::QuantizesWeight(int64_t layer, LinearKind kind) const {
+  const auto& linears = blocks_[static_cast<size_t>(layer)].linears();
+  return linears[static_cast<size_t>(kind)].recipe().slot(Slot::kWf).has_scale();
+}
+
+Status Model::DecodeWeight(const LinearStep& step, int64_t layer, LinearKind kind, TensorView out) {
+  LinearStep reading = step;
+  reading.advance_histories = false;
+  return blocks_[static_cast<size_t>(layer)].DecodeWeight(PassFor(reading, layer), kind, out);
+}
+
 // An entry is [enc, quantizations seen, maxima ...]. Rules compare the count with a window only, so
 // it may stop where FP32 no longer counts.
 RecipeTensors Model::SaveHistories() {

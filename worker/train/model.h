@@ -60,6 +60,11 @@ class Model {
   void SetStage(int stage);
   int stage() const { return stage_; }
 
+  // Whether the forward pass of a linear layer rounds its weight, in the present stage.
+  bool QuantizesWeight(int64_t layer, LinearKind kind) const;
+  // out = that weight as the forward pass of `step` sees it, on its own axes.
+  Status DecodeWeight(const LinearStep& step, int64_t layer, LinearKind kind, TensorView out);
+
   // Past maxima of every slot that has seen any, under names that are unique in the model: what a
   // checkpoint keeps of a recipe with windows.
   RecipeTensors SaveHistories();

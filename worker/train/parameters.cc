@@ -89,6 +89,11 @@ std::vector<ParameterInfo> ListParameters(const ModelConfig& model) {
   return list;
 }
 
+BlockParameter ParameterOf(LinearKind kind) {
+  const auto index = static_cast<int>(kind);
+  return static_cast<BlockParameter>(index + (kind < LinearKind::kGate ? 1 : 2));
+}
+
 const char* PlaceOfLayer(int64_t layer, int64_t layers) {
   if (layer <= 0) return "first";
   return layer == layers - 1 ? "last" : "middle";

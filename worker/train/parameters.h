@@ -62,6 +62,7 @@ enum class BlockParameter : uint8_t {
   kDown,
 };
 inline constexpr int kBlockParameters = 9;
+BlockParameter ParameterOf(LinearKind kind);
 
 class Parameters {
  public:

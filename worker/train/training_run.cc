@@ -159,6 +159,11 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   model_ = *std::move(model);
   step_ = std::make_unique<TrainingStep>(config_, backend_.get(), communicator_.get(),
                                          &*parameters_, model_.get());
+  if (!recipe_.weight_rule.enabled) return std::nullopt;
+  Result<std::unique_ptr<OscillationReset>> oscillation =
+      OscillationReset::Create(backend_.get(), &*parameters_, model_.get(), config_.schedule.steps);
+  if (!oscillation.ok()) return EndOf(oscillation.status());
+  oscillation_ = *std::move(oscillation);
   return std::nullopt;
 }
 
@@ -174,6 +179,7 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
     return End{other_model ? kEndInvalidSpec : kEndCheckpointUnreadable, loaded.status().message()};
   }
   const std::string fingerprint = data_->train.Fingerprint();
+  bool same_recipe = false;
   if (loaded->has_value()) {
     state_ = **std::move(loaded);
     resumed_from_step_ = saved_step_ = state_.step;
@@ -182,7 +188,8 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
     if (!same_data || !data_->train.SetCursor(state_.cursor).ok()) {
       Warn("the checkpoint was made with other training data; the data order starts anew");
     }
-    if (state_.recipe == recipe_.name) {
+    same_recipe = state_.recipe == recipe_.name;
+    if (same_recipe) {
       const auto stages = static_cast<int64_t>(recipe_.stages.size());
       model_->SetStage(static_cast<int>(std::clamp<int64_t>(state_.stage, -1, stages - 1)));
       model_->RestoreHistories(state_.recipe_tensors);
@@ -205,6 +212,12 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
   state_.attempt = config_.run.attempt;
   state_.epoch = config_.run.epoch;
   state_.spec = RunConfigToJson(config_);
+  if (oscillation_ != nullptr) {
+    const Status started =
+        oscillation_->Start(state_.step, step_->StepFor(state_.step, 0),
+                            same_recipe ? state_.recipe_tensors : RecipeTensors());
+    if (!started.ok()) return EndOf(started);
+  }
   WriteStart();
   return std::nullopt;
 }
@@ -287,7 +300,20 @@ TrainingRun::MaybeEnd TrainingRun::Step() {
   state_.train_loss = outcome->loss;
   state_.validation_loss.reset();
   ReportStep(*outcome, elapsed.count(), health);
+  const int64_t stage = state_.stage;
   AdvanceStage(health);
+  if (oscillation_ == nullptr) return std::nullopt;
+  return ApplyWeightRule(stage != state_.stage);
+}
+
+TrainingRun::MaybeEnd TrainingRun::ApplyWeightRule(bool new_stage) {
+  const Result<int64_t> reset =
+      oscillation_->AfterUpdate(state_.step, step_->StepFor(state_.step, 0), new_stage);
+  if (!reset.ok()) return EndOf(reset.status().WithContext("weight rule"));
+  if (*reset < 0) return std::nullopt;
+  journal_.Write(LogRecord{
+      "info", StrFormat("after step %lld: %lld oscillating weights took their quantized value",
+                        static_cast<long long>(state_.step), static_cast<long long>(*reset))});
   return std::nullopt;
 }
 
@@ -373,6 +399,10 @@ TrainingRun::MaybeEnd TrainingRun::Save(bool must_succeed) {
   state_.weights_sha256 = *fingerprint;
   state_.recipe_tensors = model_->SaveHistories();
   parameters_->SaveScales(&state_.recipe_tensors);
+  if (oscillation_ != nullptr) {
+    const Status kept = oscillation_->Save(state_.step, &state_.recipe_tensors);
+    if (!kept.ok()) return EndOf(kept);
+  }
   const CheckpointContent content = {state_,           config_.model,     config_.data.seq_len,
                                      tokenizer_.files, tokenizer_.bos_id, tokenizer_.eos_id};
   const Result<SavedCheckpoint> saved = store_->Save(*backend_, *parameters_, content);

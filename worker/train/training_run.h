@@ -26,6 +26,7 @@
 #include "worker/train/communicator.h"
 #include "worker/train/journal_writer.h"
 #include "worker/train/model.h"
+#include "worker/train/oscillation.h"
 #include "worker/train/parameters.h"
 #include "worker/train/progress.h"
 #include "worker/train/run_inputs.h"
@@ -76,6 +77,8 @@ class TrainingRun {
   void WriteStart();
   // Goes on to the next stages of the recipe that are due after this step.
   void AdvanceStage(bool measured);
+  // The periodic weight rule of the recipe, after this step's update.
+  MaybeEnd ApplyWeightRule(bool new_stage);
   void ReportStep(const StepOutcome& outcome, double seconds, bool health);
   void Warn(const std::string& text);
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }
@@ -94,6 +97,7 @@ class TrainingRun {
   std::optional<Parameters> parameters_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<TrainingStep> step_;
+  std::unique_ptr<OscillationReset> oscillation_;  // nullptr: the recipe has no weight rule
   std::optional<CheckpointStore> store_;
   TrainingState state_;
   int64_t resumed_from_step_ = 0;

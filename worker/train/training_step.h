@@ -47,10 +47,12 @@ class TrainingStep {
   // `completed` updates are done. Only loss and the end fields of the outcome are set.
   Result<StepOutcome> Validate(int64_t completed, TokenDataset* data);
 
+  // Where in training micro-batch `micro_batch` after `completed` updates stands.
+  LinearStep StepFor(int64_t completed, int64_t micro_batch) const;
+
  private:
   // Reads a micro-batch; on failure fills the end fields and returns false.
   bool ReadBatch(TokenDataset* data, StepOutcome& outcome);
-  LinearStep StepFor(int64_t completed, int64_t micro_batch) const;
 
   const RunConfig& config_;
   Backend& backend_;
