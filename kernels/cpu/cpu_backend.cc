@@ -3,7 +3,6 @@
 // Memory, capability answers and plain elementwise operations of the CPU backend.
 #include "kernels/cpu/cpu_backend.h"
 
-#include <cblas.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -57,14 +56,12 @@ CpuBackend::CpuBackend(int threads, int64_t memory_limit_bytes,
     : pool_(threads > 0 ? threads : std::min(UsableCores(), kMaxThreads)),
       memory_limit_bytes_(memory_limit_bytes),
       code_kernels_(code_kernels),
-      bf16_kernel_(ChooseBf16Kernel(code_kernels)) {
-  // Each tile is one single-threaded call: the library's own split would depend on its threads.
-  openblas_set_num_threads(1);
-}
+      bf16_kernel_(ChooseBf16Kernel(code_kernels)),
+      blas_(BlasSgemm()) {}
 
 std::string CpuBackend::description() const {
-  return StrFormat("CPU, %d thread%s, OpenBLAS %s, codes %s", pool_.threads(),
-                   pool_.threads() == 1 ? "" : "s", openblas_get_corename(), code_kernels_.name);
+  return StrFormat("CPU, %d thread%s, %s, codes %s", pool_.threads(),
+                   pool_.threads() == 1 ? "" : "s", BlasName().c_str(), code_kernels_.name);
 }
 
 Support CpuBackend::Supports(const OpQuery& query) const {

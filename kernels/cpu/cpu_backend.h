@@ -17,6 +17,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/checks.h"
+#include "kernels/cpu/blas.h"
 #include "kernels/cpu/codes/gemm.h"
 #include "kernels/cpu/codes/reference.h"
 #include "kernels/cpu/group_quantizer.h"
@@ -155,6 +156,7 @@ class CpuBackend final : public Backend {
   codes::FastWorkspace code_workspace_;
   const codes::KernelSet& code_kernels_;
   const FloatKernel& bf16_kernel_;  // of GemmMode::kBf16
+  const SgemmFn blas_;              // of thin products; nullptr in a build without OpenBLAS
   GroupWorkspace groups_;
   Buffer max_gradient_decoded_;
   int64_t rope_positions_ = 0;

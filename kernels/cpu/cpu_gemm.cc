@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // GEMM: our own blocked product where the CPU has a kernel for it; OpenBLAS, one thread per tile
-// and tiles fixed by the shape, elsewhere and for products too thin to be worth packing.
-#include <cblas.h>
-
+// and tiles fixed by the shape, elsewhere and for products too thin to be worth packing. A build
+// without OpenBLAS forms every product with its own.
 #include <algorithm>
 
 #include "base/strings.h"
+#include "kernels/cpu/blas.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/float_gemm.h"
 
@@ -57,7 +57,7 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
   if (k == 0) return accumulate ? OkStatus() : Fill(out, 0.0f);
   const bool bf16 = mode == GemmMode::kBf16;
   const FloatKernel& kernel = bf16 ? bf16_kernel_ : BestFloatKernel();
-  if (kernel.fused && std::min(m, n) >= kThin) {
+  if (blas_ == nullptr || (kernel.fused && std::min(m, n) >= kThin)) {
     const FloatProduct product{m,
                                n,
                                k,
@@ -87,10 +87,8 @@ Status CpuBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a,
     const int64_t cols = std::min(tiling.cols, n - col);
     const float* left = a.f32() + (ta ? row : row * a.cols);
     const float* right = b.f32() + (tb ? col * b.cols : col);
-    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
-                static_cast<blasint>(rows), static_cast<blasint>(cols), static_cast<blasint>(k),
-                1.0f, left, static_cast<blasint>(a.cols), right, static_cast<blasint>(b.cols),
-                accumulate ? 1.0f : 0.0f, out.f32() + row * n + col, static_cast<blasint>(n));
+    blas_(ta, tb, rows, cols, k, left, a.cols, right, b.cols, accumulate, out.f32() + row * n + col,
+          n);
   });
   return OkStatus();
 }

@@ -68,6 +68,13 @@ int64_t Threads(const RunSettings& settings, const StartRequest& request, const 
   return threads;
 }
 
+// All devices of an attempt are of one kind.
+std::string BackendOf(const RunSettings& settings, const StartRequest& request) {
+  const bool cuda =
+      !request.devices.empty() && settings.devices[request.devices.front()].kind == "cuda";
+  return cuda ? "cuda" : "cpu";
+}
+
 std::map<std::string, std::string> Environment(const StartRequest& request,
                                                const std::string& checkpoints,
                                                const std::string& resume_from) {
@@ -181,6 +188,7 @@ Result<TrainerProcess::Launch> PrepareRun(const RunSettings& settings,
                                  {"rank", 0},
                                  {"worldSize", request.world_size},
                                  {"threads", Threads(settings, request, *spec)},
+                                 {"backend", BackendOf(settings, request)},
                                  {"journal", true}}));
   const std::string config = JoinPath(run_dir, "run.json");
   RETURN_IF_ERROR(AtomicWriteFile(config, spec->Dump(2) + "\n"));

@@ -23,7 +23,9 @@ void TimedBackend::Count(const char* operation, double seconds) {
 template <typename Call>
 auto TimedBackend::Time(const char* operation, Call&& call) {
   const double start = NowSeconds(clock_);
+  Enter();
   auto result = call();
+  Leave();
   Count(operation, NowSeconds(clock_) - start);
   return result;
 }

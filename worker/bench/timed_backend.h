@@ -2,7 +2,8 @@
 //
 // TimedBackend: a Backend that forwards every call to another one and sums time by operation.
 //
-// Purpose: shares of a training step's time without a clock in the product's own path.
+// Purpose: shares of a training step's time without a clock in the product's own path. A class
+// derived from it may do something of its own around every call.
 // Thread-safety: as Backend: one caller thread. Ownership: borrows the inner backend, which must
 // outlive it; memory is the inner backend's.
 #pragma once
@@ -16,7 +17,7 @@
 
 namespace nibble::bench {
 
-class TimedBackend final : public Backend {
+class TimedBackend : public Backend {
  public:
   // Products with an axis of `head_size` (the vocabulary) count as "head gemm"; 0: none do.
   TimedBackend(Backend* inner, ClockKind clock, int64_t head_size = 0)
@@ -91,6 +92,11 @@ class TimedBackend final : public Backend {
   Result<float> AbsMax(ConstTensorView x) override;
   Result<double> Sum(ConstTensorView x) override;
   Result<double> SumOfSquares(ConstTensorView x) override;
+
+ protected:
+  // Around every call that works on memory.
+  virtual void Enter() {}
+  virtual void Leave() {}
 
  private:
   template <typename Call>

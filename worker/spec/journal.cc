@@ -166,9 +166,9 @@ Result<JournalRecord> DecodeJournalLine(std::string_view line) {
 
 int TrainerExitCode(std::string_view end_reason) {
   static constexpr std::pair<std::string_view, int> kCodes[] = {
-      {kEndCompleted, 0},       {kEndPreempted, 0},       {kEndInvalidSpec, 2},
-      {kEndDiverged, 10},       {kEndDataUnreadable, 11}, {kEndCheckpointUnreadable, 12},
-      {kEndOutOfMemoryHost, 13}};
+      {kEndCompleted, 0},        {kEndPreempted, 0},       {kEndInvalidSpec, 2},
+      {kEndDiverged, 10},        {kEndDataUnreadable, 11}, {kEndCheckpointUnreadable, 12},
+      {kEndOutOfMemoryHost, 13}, {kEndOutOfMemoryGpu, 14}};
   for (const auto& [reason, code] : kCodes) {
     if (reason == end_reason) return code;
   }

@@ -86,6 +86,7 @@ inline constexpr char kEndDiverged[] = "Diverged";
 inline constexpr char kEndDataUnreadable[] = "DataUnreadable";
 inline constexpr char kEndCheckpointUnreadable[] = "CheckpointUnreadable";
 inline constexpr char kEndOutOfMemoryHost[] = "OutOfMemoryHost";
+inline constexpr char kEndOutOfMemoryGpu[] = "OutOfMemoryGpu";
 inline constexpr char kEndInvalidSpec[] = "InvalidSpec";
 inline constexpr char kEndUserError[] = "UserError";  // anything else, e.g. a full disk
 

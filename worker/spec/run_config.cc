@@ -162,6 +162,10 @@ void ParseRun(const Json& json, RunSection& run, std::vector<FieldError>& errors
   fields.ReadInt("worldSize", run.world_size, 1, 1 << 16);
   fields.ReadInt("rank", run.rank, 0, run.world_size - 1);
   fields.ReadInt("threads", run.threads, 0, 4096);
+  fields.Read("backend", run.backend);
+  if (run.backend != kBackendCpu && run.backend != kBackendCuda) {
+    fields.Error("backend", "is \"" + run.backend + "\"; expected \"cpu\" or \"cuda\"");
+  }
   fields.Read("journal", run.journal);
   fields.Finish();
 }
@@ -259,6 +263,7 @@ Json RunConfigToJson(const RunConfig& c) {
                            {"rank", c.run.rank},
                            {"worldSize", c.run.world_size},
                            {"threads", c.run.threads},
+                           {"backend", c.run.backend},
                            {"journal", c.run.journal}});
   return Json::Object(
       {{"apiVersion", "nibble/v1"},

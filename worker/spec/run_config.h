@@ -74,6 +74,9 @@ struct MetricsConfig {
   int64_t health_every = 50;  // 0 = off
 };
 
+inline constexpr char kBackendCpu[] = "cpu";
+inline constexpr char kBackendCuda[] = "cuda";
+
 // What the worker adds: who and where this process is.
 struct RunSection {
   std::string dir;     // journal, checkpoints and logs go below it
@@ -82,8 +85,9 @@ struct RunSection {
   int64_t epoch = 0;
   int64_t rank = 0;
   int64_t world_size = 1;
-  int64_t threads = 0;   // 0 = all cores
-  bool journal = false;  // write dir/journal.jsonl
+  int64_t threads = 0;                // 0 = all cores
+  std::string backend = kBackendCpu;  // or kBackendCuda: the device the step runs on
+  bool journal = false;               // write dir/journal.jsonl
 };
 
 struct RunConfig {

@@ -36,7 +36,7 @@ TEST(RunConfig, JsonRoundTripKeepsEveryField) {
   config.data.train = {"a", "b"};
   config.schedule.global_batch = 32;
   config.optimizer.min_lr_ratio = 0;
-  config.run = {"/run", "j-1", 3, 17, 0, 1, 2, true};
+  config.run = {"/run", "j-1", 3, 17, 0, 1, 2, kBackendCuda, true};
   const Json json = RunConfigToJson(config);
   const auto again = RunConfigFromJson(json);
   ASSERT_TRUE(again.ok()) << again.status().ToString();

@@ -16,11 +16,11 @@ constexpr int64_t kLogIntervalMs = 10'000;
 }  // namespace
 
 int TrainCommand(const std::vector<std::string>& args) {
-  const Result<Args> parsed = Args::Parse(args, {{"config", "dir"}, {"quiet", "help"}});
+  const Result<Args> parsed = Args::Parse(args, {{"config", "dir", "backend"}, {"quiet", "help"}});
   if (!parsed.ok()) return UsageError(parsed.status(), "");
   if (parsed->Has("help")) {
     return PrintOut(
-        "usage: nibble-trainer --config FILE [--dir DIR] [--quiet]\n"
+        "usage: nibble-trainer --config FILE [--dir DIR] [--backend cpu|cuda] [--quiet]\n"
         "example: nibble-trainer --config run.json --dir runs/first\n");
   }
   if (!parsed->Has("config")) return UsageError(InvalidArgumentError("--config is missing"), "");
@@ -28,6 +28,12 @@ int TrainCommand(const std::vector<std::string>& args) {
   Result<RunConfig> config = LoadRunConfig(parsed->Text("config"));
   if (!config.ok()) return Fail(config.status(), kExitUsage);
   config->run.dir = parsed->Text("dir", config->run.dir);
+  config->run.backend = parsed->Text("backend", config->run.backend);
+  if (config->run.backend != kBackendCpu && config->run.backend != kBackendCuda) {
+    return UsageError(
+        InvalidArgumentError("--backend is \"" + config->run.backend + "\"; expected cpu or cuda"),
+        "");
+  }
   if (config->run.dir.empty()) {
     return UsageError(InvalidArgumentError("neither --dir nor run.dir names a run folder"), "");
   }

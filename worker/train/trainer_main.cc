@@ -24,6 +24,7 @@ usage:
 flags of training:
   --config FILE    run config (JSON); docs/reference/job-spec.md lists every key
   --dir DIR        run folder for journal and checkpoints; overrides run.dir of the config
+  --backend NAME   cpu (the default) or cuda
   --quiet          no progress lines
 
 Progress goes to stderr, the journal to DIR/journal.jsonl, checkpoints to DIR/checkpoints.

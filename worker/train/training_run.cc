@@ -35,9 +35,10 @@ bool WaitsForNoise(const Recipe& recipe) {
 TrainingRun::TrainingRun(RunConfig config, RunEnvironment environment)
     : config_(std::move(config)), environment_(std::move(environment)) {}
 
-TrainingRun::End TrainingRun::EndOf(const Status& status) {
-  const bool memory = status.code() == StatusCode::kResourceExhausted;
-  return {memory ? kEndOutOfMemoryHost : kEndUserError, status.ToString()};
+TrainingRun::End TrainingRun::EndOf(const Status& status) const {
+  if (status.code() != StatusCode::kResourceExhausted) return {kEndUserError, status.ToString()};
+  const bool host = config_.run.backend == kBackendCpu;
+  return {host ? kEndOutOfMemoryHost : kEndOutOfMemoryGpu, status.ToString()};
 }
 
 void TrainingRun::Warn(const std::string& text) {
@@ -120,6 +121,8 @@ TrainingRun::MaybeEnd TrainingRun::PrepareInputs() {
 }
 
 TrainingRun::MaybeEnd TrainingRun::CheckMemory() const {
+  // A device answers for its own memory when it is asked for it.
+  if (config_.run.backend != kBackendCpu) return std::nullopt;
   const Result<RunEstimate> estimate = EstimateRun(config_, recipe_);
   if (!estimate.ok()) return End{kEndInvalidSpec, estimate.status().message()};
   const MemoryBytes& m = estimate->memory;
@@ -138,8 +141,12 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   if (MaybeEnd end = CheckMemory()) return end;
   BackendOptions options;
   options.threads = static_cast<int>(config_.run.threads);
-  Result<std::unique_ptr<Backend>> backend = MakeBackend("cpu", options);
-  if (!backend.ok()) return End{kEndInvalidSpec, "backend: " + backend.status().message()};
+  Result<std::unique_ptr<Backend>> backend =
+      environment_.make_backend(config_.run.backend, options);
+  if (!backend.ok()) {
+    const bool wrong = backend.status().code() == StatusCode::kInvalidArgument;
+    return End{wrong ? kEndInvalidSpec : kEndUserError, backend.status().message()};
+  }
   backend_ = *std::move(backend);
   Result<std::unique_ptr<Communicator>> communicator =
       MakeCommunicator("single", backend_.get(), static_cast<int>(config_.run.rank),

@@ -38,6 +38,8 @@ struct RunEnvironment {
   const Clock* clock = &Clock::Real();
   std::function<bool()> stop_requested = [] { return false; };
   ProgressPrinter* progress = nullptr;  // borrowed; nullptr prints nothing
+  std::function<Result<std::unique_ptr<Backend>>(std::string_view, const BackendOptions&)>
+      make_backend = MakeBackend;
 };
 
 class TrainingRun {
@@ -83,7 +85,7 @@ class TrainingRun {
   void Warn(const std::string& text);
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }
   // The end that a failed call of the backend or a collective means.
-  static End EndOf(const Status& status);
+  End EndOf(const Status& status) const;
 
   RunConfig config_;
   RunEnvironment environment_;

@@ -317,6 +317,28 @@ TEST_F(TrainingRunTest, WrongSpecsEndInvalidSpec) {
   EXPECT_NE(end.message.find("2 ranks"), std::string::npos) << end.message;
 }
 
+TEST_F(TrainingRunTest, MissingDeviceEndsTheRunAndSaysWhatToDo) {
+  if (MakeBackend("cuda", {}).ok()) GTEST_SKIP() << "a device is present";
+  RunConfig config = Config("a");
+  config.run.backend = kBackendCuda;
+  const EndRecord end = Run(config);
+  EXPECT_EQ(end.reason, kEndUserError);
+  EXPECT_NE(end.message.find("use backend cpu"), std::string::npos) << end.message;
+  EXPECT_EQ(TrainerExitCode(end.reason), 1);
+}
+
+TEST_F(TrainingRunTest, DeviceWithoutMemoryEndsWithItsOwnReason) {
+  RunEnvironment environment;
+  environment.make_backend = [](std::string_view, const BackendOptions& options) {
+    return MakeBackend("cpu", {options.threads, 1 << 16});
+  };
+  RunConfig config = Config("a");
+  config.run.backend = kBackendCuda;
+  const EndRecord end = Run(config, environment);
+  EXPECT_EQ(end.reason, kEndOutOfMemoryGpu) << end.message;
+  EXPECT_EQ(TrainerExitCode(end.reason), 14);
+}
+
 TEST_F(TrainingRunTest, RunThatCannotFitTheHostIsRefusedBeforeItAllocates) {
   RunConfig config = Config("a");
   config.model = ModelPreset("llama2-13b").value();

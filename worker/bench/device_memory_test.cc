@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A whole run on memory that only the backend may touch, as that of a device: training,
+// checkpoints, resuming on another backend.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include "worker/bench/timed_backend.h"
+#include "worker/train/test_support.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kArenaBytes = int64_t{1} << 28;
+constexpr int64_t kAlignment = 64;
+
+// The CPU backend with allocations in pages that are readable only during its own calls. Memory is
+// not given back before the end.
+class SealedBackend final : public bench::TimedBackend {
+ public:
+  explicit SealedBackend(std::unique_ptr<Backend> inner)
+      : TimedBackend(inner.get(), bench::ClockKind::kWall), inner_(std::move(inner)) {
+    arena_ = mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  }
+  ~SealedBackend() override { munmap(arena_, kArenaBytes); }
+
+  Result<void*> Allocate(int64_t size_bytes) override {
+    if (arena_ == MAP_FAILED || used_ + size_bytes + kAlignment > kArenaBytes) {
+      return ResourceExhaustedError("the sealed arena is full");
+    }
+    void* memory = static_cast<uint8_t*>(arena_) + used_;
+    used_ += (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return memory;
+  }
+  void Free(void*) override {}
+
+ protected:
+  void Enter() override { EXPECT_EQ(mprotect(arena_, kArenaBytes, PROT_READ | PROT_WRITE), 0); }
+  void Leave() override { EXPECT_EQ(mprotect(arena_, kArenaBytes, PROT_NONE), 0); }
+
+ private:
+  std::unique_ptr<Backend> inner_;
+  void* arena_ = nullptr;
+  int64_t used_ = 0;
+};
+
+class DeviceMemoryTest : public RunTest {
+ protected:
+  // An environment whose backend "cuda" is the sealed one.
+  static RunEnvironment Sealed() {
+    RunEnvironment environment;
+    environment.make_backend =
+        [](std::string_view name,
+           const BackendOptions& options) -> Result<std::unique_ptr<Backend>> {
+      ASSIGN_OR_RETURN(std::unique_ptr<Backend> cpu, MakeBackend("cpu", options));
+      if (name == kBackendCpu) return cpu;
+      return std::unique_ptr<Backend>(std::make_unique<SealedBackend>(std::move(cpu)));
+    };
+    return environment;
+  }
+  EndRecord RunOn(const char* backend, const std::string& run, const std::string& recipe,
+                  int64_t steps) const {
+    RunConfig config = Config(run, recipe, steps);
+    config.run.backend = backend;
+    return Run(config, Sealed());
+  }
+};
+
+TEST_F(DeviceMemoryTest, SealedPagesStopTheHost) {
+  SealedBackend backend(TestBackend());
+  const auto memory = static_cast<float*>(backend.Allocate(64).value());
+  ASSERT_TRUE(backend.Fill({memory, 1, 16}, 2.0f).ok());
+  EXPECT_DEATH(memory[0] = 1.0f, "");
+  float host = 0;
+  ASSERT_TRUE(backend.CopyOut(&host, memory, 4).ok());
+  EXPECT_EQ(host, 2.0f);
+}
+
+TEST_F(DeviceMemoryTest, TrainingTouchesMemoryThroughTheBackendAlone) {
+  for (const char* recipe : {"bf16", "fp4_ms_paper", "fp4_foldi8", "fp8_lm", "nvfp4_te"}) {
+    SCOPED_TRACE(recipe);
+    if (!CheckRecipeFits(TinyModel(), *FindRecipe(recipe), 32).ok()) continue;
+    const EndRecord host = RunOn(kBackendCpu, std::string("host-") + recipe, recipe, 8);
+    const EndRecord device = RunOn(kBackendCuda, std::string("device-") + recipe, recipe, 8);
+    ASSERT_EQ(host.reason, kEndCompleted) << host.message;
+    ASSERT_EQ(device.reason, kEndCompleted) << device.message;
+    EXPECT_EQ(device.weights_sha256, host.weights_sha256);
+  }
+}
+
+TEST_F(DeviceMemoryTest, CheckpointsMoveBetweenBackends) {
+  const EndRecord whole = RunOn(kBackendCpu, "whole", "fp4_ms_paper", 12);
+  ASSERT_EQ(whole.reason, kEndCompleted) << whole.message;
+  for (const bool device_first : {true, false}) {
+    const std::string run = device_first ? "there" : "back";
+    const char* first = device_first ? kBackendCuda : kBackendCpu;
+    const char* second = device_first ? kBackendCpu : kBackendCuda;
+    // Stopped after four steps, gone on with elsewhere.
+    RunConfig config = Config(run, "fp4_ms_paper", 12);
+    config.run.backend = first;
+    RunEnvironment environment = Sealed();
+    int asked = 0;
+    environment.stop_requested = [&asked] { return asked++ == 4; };
+    ASSERT_EQ(Run(config, environment).reason, kEndPreempted);
+    config.run.backend = second;
+    const EndRecord end = Run(config, Sealed());
+    ASSERT_EQ(end.reason, kEndCompleted) << end.message;
+    EXPECT_EQ(end.weights_sha256, whole.weights_sha256);
+  }
+}
+
+}  // namespace
+}  // namespace nibble
