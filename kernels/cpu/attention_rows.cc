@@ -20,8 +20,8 @@ void Hide(float* scores, int64_t keys, int64_t width, int64_t visible, float val
 }
 
 // kLanes queries of the panel.
-NIBBLE_CLONES void SoftmaxLanes(float* scores, int64_t keys, int64_t width, float scale, bool bf16,
-                                float* max, float* sum, float* rescale) {
+NIBBLE_LOOP void SoftmaxLanes(float* scores, int64_t keys, int64_t width, float scale, bool bf16,
+                              float* max, float* sum, float* rescale) {
   // Written with a vector type: compilers leave the loop of selections scalar.
   using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
   Vector most = Vector{} - formats::kLargestFloat;
@@ -51,14 +51,14 @@ NIBBLE_CLONES void SoftmaxLanes(float* scores, int64_t keys, int64_t width, floa
   for (int l = 0; l < kLanes; ++l) sum[l] = sum[l] * rescale[l] + total[l];
 }
 
-NIBBLE_CLONES void ScaleLanes(float* x, int64_t rows, int64_t width, const float* factor) {
+NIBBLE_LOOP void ScaleLanes(float* x, int64_t rows, int64_t width, const float* factor) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int l = 0; l < kLanes; ++l) x[i * width + l] *= factor[l];
   }
 }
 
-NIBBLE_CLONES void GradientLanes(float* scores, float* dprobabilities, int64_t keys, int64_t width,
-                                 float scale, const float* lse, const float* delta) {
+NIBBLE_LOOP void GradientLanes(float* scores, float* dprobabilities, int64_t keys, int64_t width,
+                               float scale, const float* lse, const float* delta) {
   for (int64_t j = 0; j < keys; ++j) {
     float* row = scores + j * width;
     float* drow = dprobabilities + j * width;
@@ -71,11 +71,11 @@ NIBBLE_CLONES void GradientLanes(float* scores, float* dprobabilities, int64_t k
   }
 }
 
-NIBBLE_CLONES void RoundAll(float* x, int64_t count) {
+NIBBLE_LOOP void RoundAll(float* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) x[i] = formats::RoundBf16(x[i]);
 }
 
-NIBBLE_CLONES float Dot(const float* a, const float* b, int64_t n) {
+NIBBLE_LOOP float Dot(const float* a, const float* b, int64_t n) {
   float lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -91,27 +91,27 @@ void OnlineSoftmax(float* scores, int64_t keys, int64_t width, float scale, bool
                    int64_t visible, float* max, float* sum, float* rescale) {
   Hide(scores, keys, width, visible, -std::numeric_limits<float>::infinity());
   for (int64_t l = 0; l < width; l += kLanes) {
-    SoftmaxLanes(scores + l, keys, width, scale, bf16, max + l, sum + l, rescale + l);
+    Cloned<SoftmaxLanes>(scores + l, keys, width, scale, bf16, max + l, sum + l, rescale + l);
   }
 }
 
 void ScaleColumns(float* x, int64_t rows, int64_t width, const float* factor) {
-  for (int64_t l = 0; l < width; l += kLanes) ScaleLanes(x + l, rows, width, factor + l);
+  for (int64_t l = 0; l < width; l += kLanes) Cloned<ScaleLanes>(x + l, rows, width, factor + l);
 }
 
 void ScoreGradients(float* scores, float* dprobabilities, int64_t keys, int64_t width, float scale,
                     bool bf16, int64_t visible, const float* lse, const float* delta) {
   for (int64_t l = 0; l < width; l += kLanes) {
-    GradientLanes(scores + l, dprobabilities + l, keys, width, scale, lse + l, delta + l);
+    Cloned<GradientLanes>(scores + l, dprobabilities + l, keys, width, scale, lse + l, delta + l);
   }
   if (bf16) {
-    RoundAll(scores, keys * width);
-    RoundAll(dprobabilities, keys * width);
+    Cloned<RoundAll>(scores, keys * width);
+    Cloned<RoundAll>(dprobabilities, keys * width);
   }
   Hide(scores, keys, width, visible, 0.0f);
   Hide(dprobabilities, keys, width, visible, 0.0f);
 }
 
-float RowProduct(const float* a, const float* b, int64_t count) { return Dot(a, b, count); }
+float RowProduct(const float* a, const float* b, int64_t count) { return Cloned<Dot>(a, b, count); }
 
 }  // namespace nibble::cpu

@@ -15,33 +15,31 @@ namespace {
 
 constexpr float kInt8Max = 127.0f;
 
-NIBBLE_CLONES void ScaleRow(const float* x, float low, float high, float enc, float* y, int64_t n) {
+NIBBLE_LOOP void ScaleRow(const float* x, float low, float high, float enc, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     y[i] = formats::OccClamp(formats::RoundBf16(x[i]), low, high) * enc;
   }
 }
-NIBBLE_CLONES void ScalePlainRow(const float* x, float enc, float* y, int64_t n) {
+NIBBLE_LOOP void ScalePlainRow(const float* x, float enc, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = formats::RoundBf16(x[i]) * enc;
 }
-NIBBLE_CLONES void ScaleColumns(const float* x, float low, float high, const float* enc, float* y,
-                                int64_t n) {
+NIBBLE_LOOP void ScaleColumns(const float* x, float low, float high, const float* enc, float* y,
+                              int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     y[i] = formats::OccClamp(formats::RoundBf16(x[i]), low, high) * enc[i];
   }
 }
-NIBBLE_CLONES void FoldColumnsRow(const float* x, const float* fold, float enc, float* y,
-                                  int64_t n) {
+NIBBLE_LOOP void FoldColumnsRow(const float* x, const float* fold, float enc, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = formats::RoundBf16(x[i]) / fold[i] * enc;
 }
-NIBBLE_CLONES void FoldRowColumns(const float* x, float fold, const float* enc, float* y,
-                                  int64_t n) {
+NIBBLE_LOOP void FoldRowColumns(const float* x, float fold, const float* enc, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = formats::RoundBf16(x[i]) / fold * enc[i];
 }
-NIBBLE_CLONES void FoldRowRow(const float* x, float fold, float enc, float* y, int64_t n) {
+NIBBLE_LOOP void FoldRowRow(const float* x, float fold, float enc, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = formats::RoundBf16(x[i]) / fold * enc;
 }
 
-NIBBLE_CLONES uint32_t FoldedAmaxLanes(const float* x, const float* fold, int64_t n) {
+NIBBLE_LOOP uint32_t FoldedAmaxLanes(const float* x, const float* fold, int64_t n) {
   uint32_t lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -53,19 +51,19 @@ NIBBLE_CLONES uint32_t FoldedAmaxLanes(const float* x, const float* fold, int64_
   for (int l = 1; l < kLanes; ++l) lanes[0] = lanes[l] > lanes[0] ? lanes[l] : lanes[0];
   return lanes[0];
 }
-NIBBLE_CLONES void ColumnAmaxClamped(const float* x, float low, float high, uint32_t* amax,
-                                     int64_t n) {
+NIBBLE_LOOP void ColumnAmaxClamped(const float* x, float low, float high, uint32_t* amax,
+                                   int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     amax[i] = formats::AmaxUpdate(amax[i], formats::OccClamp(formats::RoundBf16(x[i]), low, high));
   }
 }
-NIBBLE_CLONES void ColumnAmaxFolded(const float* x, float fold, uint32_t* amax, int64_t n) {
+NIBBLE_LOOP void ColumnAmaxFolded(const float* x, float fold, uint32_t* amax, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     amax[i] = formats::AmaxUpdate(amax[i], formats::RoundBf16(x[i]) / fold);
   }
 }
 
-NIBBLE_CLONES void E2M1Even(const float* y, uint8_t* codes, int64_t n) {
+NIBBLE_LOOP void E2M1Even(const float* y, uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     codes[i] = formats::E2M1CodeOfGridValue(formats::RoundE2M1Even(y[i]));
   }
@@ -74,7 +72,7 @@ NIBBLE_CLONES void E2M1Even(const float* y, uint8_t* codes, int64_t n) {
 // RoundE2M1Sr24 without the way back to a value. Below 2 a code counts halves, from 2 on ones and
 // from 4 on twos, two codes to an octave: the code is the number of whole steps under the magnitude
 // plus two for each octave begun.
-NIBBLE_CLONES void E2M1Sr24(const float* y, const uint32_t* words, uint8_t* codes, int64_t n) {
+NIBBLE_LOOP void E2M1Sr24(const float* y, const uint32_t* words, uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float a = formats::E2M1Saturate(y[i]);
     const float steps = a * (a < 2.0f ? 2.0f : (a < 4.0f ? 1.0f : 0.5f));
@@ -96,14 +94,14 @@ inline float Int8Saturate(float y) {
 inline int32_t WithSign(int32_t magnitude, float y) {
   return formats::E2M1Sign(y) != 0 ? -magnitude : magnitude;
 }
-NIBBLE_CLONES void Int8Even(const float* y, uint8_t* codes, int64_t n) {
+NIBBLE_LOOP void Int8Even(const float* y, uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     // Adding 1.5 * 2^23 rounds to an integer, ties to even.
     const float rounded = (Int8Saturate(y[i]) + 12582912.0f) - 12582912.0f;
     codes[i] = static_cast<uint8_t>(WithSign(static_cast<int32_t>(rounded), y[i]));
   }
 }
-NIBBLE_CLONES void Int8Sr24(const float* y, const uint32_t* words, uint8_t* codes, int64_t n) {
+NIBBLE_LOOP void Int8Sr24(const float* y, const uint32_t* words, uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float a = Int8Saturate(y[i]);
     const int32_t below = static_cast<int32_t>(a);
@@ -114,7 +112,7 @@ NIBBLE_CLONES void Int8Sr24(const float* y, const uint32_t* words, uint8_t* code
   }
 }
 
-NIBBLE_CLONES uint32_t ReciprocalAmax(const float* x, const float* reciprocals, int64_t n) {
+NIBBLE_LOOP uint32_t ReciprocalAmax(const float* x, const float* reciprocals, int64_t n) {
   uint32_t lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -129,14 +127,14 @@ NIBBLE_CLONES uint32_t ReciprocalAmax(const float* x, const float* reciprocals, 
   return lanes[0];
 }
 
-NIBBLE_CLONES void PackPairs(const uint8_t* codes, uint8_t* packed, int64_t pairs) {
+NIBBLE_LOOP void PackPairs(const uint8_t* codes, uint8_t* packed, int64_t pairs) {
   for (int64_t i = 0; i < pairs; ++i) {
     packed[i] = static_cast<uint8_t>(codes[2 * i] | (codes[2 * i + 1] << 4));
   }
 }
 
-NIBBLE_CLONES void SplitLoop(const uint32_t* words, uint32_t* p0, uint32_t* p1, uint32_t* p2,
-                             uint32_t* p3, int64_t n) {
+NIBBLE_LOOP void SplitLoop(const uint32_t* words, uint32_t* p0, uint32_t* p1, uint32_t* p2,
+                           uint32_t* p3, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     p0[i] = words[4 * i];
@@ -150,29 +148,30 @@ NIBBLE_CLONES void SplitLoop(const uint32_t* words, uint32_t* p0, uint32_t* p1, 
 
 void ScaleSegment(const Scaling& s, const float* x, float* y, int64_t n) {
   if (!s.folded) {
-    if (s.enc_by_column != nullptr) return ScaleColumns(x, s.low, s.high, s.enc_by_column, y, n);
+    if (s.enc_by_column != nullptr)
+      return Cloned<ScaleColumns>(x, s.low, s.high, s.enc_by_column, y, n);
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    if (s.low == -kInfinity && s.high == kInfinity) return ScalePlainRow(x, s.enc, y, n);
-    return ScaleRow(x, s.low, s.high, s.enc, y, n);
+    if (s.low == -kInfinity && s.high == kInfinity) return Cloned<ScalePlainRow>(x, s.enc, y, n);
+    return Cloned<ScaleRow>(x, s.low, s.high, s.enc, y, n);
   }
-  if (s.fold_by_column != nullptr) return FoldColumnsRow(x, s.fold_by_column, s.enc, y, n);
-  if (s.enc_by_column != nullptr) return FoldRowColumns(x, s.fold, s.enc_by_column, y, n);
-  FoldRowRow(x, s.fold, s.enc, y, n);
+  if (s.fold_by_column != nullptr) return Cloned<FoldColumnsRow>(x, s.fold_by_column, s.enc, y, n);
+  if (s.enc_by_column != nullptr) return Cloned<FoldRowColumns>(x, s.fold, s.enc_by_column, y, n);
+  Cloned<FoldRowRow>(x, s.fold, s.enc, y, n);
 }
 
 uint32_t FoldedAmax(const float* x, const float* fold, int64_t n) {
-  return FoldedAmaxLanes(x, fold, n);
+  return Cloned<FoldedAmaxLanes>(x, fold, n);
 }
 
 void ColumnAmax(const float* x, float low, float high, uint32_t* amax, int64_t n) {
-  ColumnAmaxClamped(x, low, high, amax, n);
+  Cloned<ColumnAmaxClamped>(x, low, high, amax, n);
 }
 void FoldedColumnAmax(const float* x, float fold, uint32_t* amax, int64_t n) {
-  ColumnAmaxFolded(x, fold, amax, n);
+  Cloned<ColumnAmaxFolded>(x, fold, amax, n);
 }
 
 void SplitLanes(const uint32_t* words, uint32_t* planes, int64_t stride, int64_t n) {
-  SplitLoop(words, planes, planes + stride, planes + 2 * stride, planes + 3 * stride, n);
+  Cloned<SplitLoop>(words, planes, planes + stride, planes + 2 * stride, planes + 3 * stride, n);
 }
 
 bool EncodesDirectly(const Quant& quant) {
@@ -184,15 +183,15 @@ void EncodeCodes(const Quant& quant, const float* y, const uint32_t* words, uint
                  int64_t n) {
   const bool random = quant.round == Round::kSr24;
   if (quant.elem == Elem::kInt8) {
-    return random ? Int8Sr24(y, words, codes, n) : Int8Even(y, codes, n);
+    return random ? Cloned<Int8Sr24>(y, words, codes, n) : Cloned<Int8Even>(y, codes, n);
   }
   uint8_t wide[kSegment];
   if (random) {
-    E2M1Sr24(y, words, wide, n);
+    Cloned<E2M1Sr24>(y, words, wide, n);
   } else {
-    E2M1Even(y, wide, n);
+    Cloned<E2M1Even>(y, wide, n);
   }
-  PackPairs(wide, codes, n / 2);
+  Cloned<PackPairs>(wide, codes, n / 2);
   if (n % 2 != 0) codes[n / 2] = wide[n - 1];
 }
 
@@ -222,7 +221,7 @@ uint32_t FoldedAmaxFast(const float* x, const float* fold, const float* reciproc
     uint32_t all = 0;
     for (int64_t p = 0; p < parts; ++p) {
       const int64_t at = first + p * kSegment;
-      largest[p] = ReciprocalAmax(x + at, reciprocals + at, std::min(kSegment, n - at));
+      largest[p] = Cloned<ReciprocalAmax>(x + at, reciprocals + at, std::min(kSegment, n - at));
       all = std::max(all, largest[p]);
     }
     // Small or infinite products say little: then every part is divided. Bits order as magnitudes.
@@ -232,7 +231,7 @@ uint32_t FoldedAmaxFast(const float* x, const float* fold, const float* reciproc
     for (int64_t p = 0; p < parts; ++p) {
       const int64_t at = first + p * kSegment;
       if (largest[p] < least) continue;
-      amax = std::max(amax, FoldedAmaxLanes(x + at, fold + at, std::min(kSegment, n - at)));
+      amax = std::max(amax, Cloned<FoldedAmaxLanes>(x + at, fold + at, std::min(kSegment, n - at)));
     }
   }
   return amax;

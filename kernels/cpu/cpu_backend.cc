@@ -23,21 +23,21 @@ namespace {
 constexpr int64_t kGrain = 16384;  // elements per chunk: 64 KiB, long against the hand-over
 constexpr size_t kAlignment = 64;
 
-NIBBLE_CLONES void FillRange(float* x, int64_t n, float value) {
+NIBBLE_LOOP void FillRange(float* x, int64_t n, float value) {
   for (int64_t i = 0; i < n; ++i) x[i] = value;
 }
-NIBBLE_CLONES void AddRange(const float* a, const float* b, float* out, int64_t n) {
+NIBBLE_LOOP void AddRange(const float* a, const float* b, float* out, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
-NIBBLE_CLONES void AxpyRange(float factor, const float* x, float* y, int64_t n) {
+NIBBLE_LOOP void AxpyRange(float factor, const float* x, float* y, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) y[i] = y[i] + factor * x[i];
 }
-NIBBLE_CLONES void ScaleRange(float factor, float* x, int64_t n) {
+NIBBLE_LOOP void ScaleRange(float factor, float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = x[i] * factor;
 }
-NIBBLE_CLONES void RoundRange(const float* x, float* out, int64_t n) {
+NIBBLE_LOOP void RoundRange(const float* x, float* out, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) out[i] = formats::RoundBf16(x[i]);
 }
@@ -147,7 +147,7 @@ Status CpuBackend::Copy(void* to_device, const void* from_device, int64_t size_b
 Status CpuBackend::Fill(TensorView x, float value) {
   RETURN_IF_ERROR(CheckSameSize("Fill", "x", x, x.size()));
   pool_.RunRanges(x.size(), kGrain, [&](int64_t first, int64_t last, int) {
-    FillRange(x.f32() + first, last - first, value);
+    Cloned<FillRange>(x.f32() + first, last - first, value);
   });
   return OkStatus();
 }
@@ -157,7 +157,7 @@ Status CpuBackend::Add(ConstTensorView a, ConstTensorView b, TensorView out) {
   RETURN_IF_ERROR(CheckSameSize("Add", "b", b, out.size()));
   RETURN_IF_ERROR(CheckSameSize("Add", "out", out, out.size()));
   pool_.RunRanges(out.size(), kGrain, [&](int64_t first, int64_t last, int) {
-    AddRange(a.f32() + first, b.f32() + first, out.f32() + first, last - first);
+    Cloned<AddRange>(a.f32() + first, b.f32() + first, out.f32() + first, last - first);
   });
   return OkStatus();
 }
@@ -166,7 +166,7 @@ Status CpuBackend::Axpy(float factor, ConstTensorView x, TensorView y) {
   RETURN_IF_ERROR(CheckSameSize("Axpy", "x", x, y.size()));
   RETURN_IF_ERROR(CheckSameSize("Axpy", "y", y, y.size()));
   pool_.RunRanges(y.size(), kGrain, [&](int64_t first, int64_t last, int) {
-    AxpyRange(factor, x.f32() + first, y.f32() + first, last - first);
+    Cloned<AxpyRange>(factor, x.f32() + first, y.f32() + first, last - first);
   });
   return OkStatus();
 }
@@ -174,7 +174,7 @@ Status CpuBackend::Axpy(float factor, ConstTensorView x, TensorView y) {
 Status CpuBackend::Scale(float factor, TensorView x) {
   RETURN_IF_ERROR(CheckSameSize("Scale", "x", x, x.size()));
   pool_.RunRanges(x.size(), kGrain, [&](int64_t first, int64_t last, int) {
-    ScaleRange(factor, x.f32() + first, last - first);
+    Cloned<ScaleRange>(factor, x.f32() + first, last - first);
   });
   return OkStatus();
 }
@@ -183,7 +183,7 @@ Status CpuBackend::RoundToBf16(ConstTensorView x, TensorView out) {
   RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "x", x, out.size()));
   RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "out", out, out.size()));
   pool_.RunRanges(out.size(), kGrain, [&](int64_t first, int64_t last, int) {
-    RoundRange(x.f32() + first, out.f32() + first, last - first);
+    Cloned<RoundRange>(x.f32() + first, out.f32() + first, last - first);
   });
   return OkStatus();
 }

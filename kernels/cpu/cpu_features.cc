@@ -7,7 +7,7 @@
 #include "base/strings.h"
 #include "kernels/cpu/bf16_kernel.h"
 #include "kernels/cpu/codes/kernels.h"
-#include "kernels/cpu/vector_math.h"
+#include "kernels/cpu/float_kernel.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -40,8 +40,10 @@ CpuFeatures Detect() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
   const uint32_t subleaves = a;
   found.avx2 = saves_256 && fma && (b >> 5 & 1u) != 0;
-  const bool avx512 = (b >> 16 & 1u) != 0 && (b >> 30 & 1u) != 0 && (b >> 31 & 1u) != 0;
-  found.avx512_vnni = found.avx2 && saves_512 && avx512 && (c >> 11 & 1u) != 0;
+  constexpr uint32_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
+  found.avx512 = found.avx2 && saves_512 && (b & kAvx512) == kAvx512;
+  found.avx512_vbmi2 = found.avx512 && (c >> 6 & 1u) != 0;
+  found.avx512_vnni = found.avx512 && (c >> 11 & 1u) != 0;
   if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
     found.avx_vnni = found.avx2 && (a >> 4 & 1u) != 0;
     found.avx512_bf16 = found.avx512_vnni && (a >> 5 & 1u) != 0;
@@ -89,14 +91,24 @@ std::vector<Candidate> Candidates() {
   return all;
 }
 
-// The clone of a NIBBLE_CLONES loop that runs (vector_math.h).
-std::string LoopClone() {
-#if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return "x86-64-v4";
-  if (HostCpuFeatures().avx2) return "x86-64-v3";
-#endif
-  return "default";
+CpuFeatures Used() {
+  CpuFeatures used = HostCpuFeatures();
+  const std::string name = CodeKernelOverride();
+  const bool baseline = name == "baseline";
+  if (baseline || name == "avx2" || name == "avxvnni" || name == "vnni256") {
+    used.avx512 = used.avx512_vbmi2 = used.avx512_vnni = used.avx512_bf16 = false;
+  }
+  if (baseline) used.avx2 = used.avx_vnni = false;
+  return used;
+}
+
+std::string WhyWidest(const std::string& asked, const char* widest) {
+  if (asked.empty()) return widest;
+  return "the widest under " + std::string(kOverrideVariable) + "=" + asked;
+}
+
+std::string LoopName(LoopSet loops) {
+  return loops == LoopSet::kV4 ? "x86-64-v4" : loops == LoopSet::kV3 ? "x86-64-v3" : "default";
 }
 
 // Which kernel multiplies operands rounded to BF16 beside `taken`.
@@ -124,6 +136,18 @@ CpuCapability Bf16Capability(const codes::KernelSet& taken) {
 const CpuFeatures& HostCpuFeatures() {
   static const CpuFeatures features = Detect();
   return features;
+}
+
+const CpuFeatures& UsedCpuFeatures() {
+  static const CpuFeatures features = Used();
+  return features;
+}
+
+LoopSet LoopsOfProcess() {
+  static const LoopSet loops = UsedCpuFeatures().avx512 ? LoopSet::kV4
+                               : UsedCpuFeatures().avx2 ? LoopSet::kV3
+                                                        : LoopSet::kPlain;
+  return loops;
 }
 
 std::string CodeKernelOverride() {
@@ -176,19 +200,28 @@ Result<std::vector<CpuCapability>> CpuCapabilities() {
     gemm.considered.push_back(std::move(option));
   }
   CpuCapability bf16 = Bf16Capability(*taken);
+  CpuCapability fp32;
+  fp32.name = "FP32 GEMM";
+  fp32.chosen = BestFloatKernel().name;
+  fp32.why = WhyWidest(asked, "the widest that this CPU runs");
+  for (const FloatKernel* const* kernel = FloatKernels(); *kernel != nullptr; ++kernel) {
+    fp32.considered.push_back(
+        {(*kernel)->name, true, *kernel == &BestFloatKernel() ? fp32.why : "runs here, slower"});
+  }
   CpuCapability loops;
   loops.name = "vector loops";
-  loops.chosen = LoopClone();
-  loops.why = "the loader picks the clone of each loop for this CPU and build";
-  bool reached = false;
-  for (const char* name : {"x86-64-v4", "x86-64-v3", "default"}) {
-    const bool taken_here = loops.chosen == name;
-    reached = reached || taken_here;
-    loops.considered.push_back(
-        {name, reached,
-         taken_here ? "taken" : (reached ? "runs here, slower" : "not in this CPU or build")});
+  loops.chosen = LoopName(LoopsOfProcess());
+  loops.why = WhyWidest(asked, "the widest form of each loop that this CPU runs");
+  const CpuFeatures& host = HostCpuFeatures();
+  for (const LoopSet set : {LoopSet::kV4, LoopSet::kV3, LoopSet::kPlain}) {
+    const bool usable = set == LoopSet::kV4 ? host.avx512 : set == LoopSet::kPlain || host.avx2;
+    loops.considered.push_back({LoopName(set), usable,
+                                LoopsOfProcess() == set ? loops.why
+                                : usable                ? "runs here; not taken"
+                                                        : "not in this CPU"});
   }
-  return std::vector<CpuCapability>{std::move(gemm), std::move(bf16), std::move(loops)};
+  return std::vector<CpuCapability>{std::move(gemm), std::move(bf16), std::move(fp32),
+                                    std::move(loops)};
 }
 
 }  // namespace nibble::cpu

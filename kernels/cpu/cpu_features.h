@@ -4,10 +4,12 @@
 //
 // Purpose: the one place where instruction sets are detected and chosen; every choice can be shown
 // to a person. NIBBLE_CPU_ISA in the environment overrides the choice. Results of GEMMs on
-// codes never depend on it; those of BF16 products do, in their last bits (bf16_kernel.h).
+// codes and of loops never depend on it; those of BF16 products do, in their last bits
+// (bf16_kernel.h), and those of FP32 products on a CPU without fused multiply-add.
 // Thread-safety: thread-safe, pure after the first call.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,15 +25,26 @@ struct KernelSet;
 struct FloatKernel;
 
 struct CpuFeatures {
-  bool avx2 = false;         // with FMA, and the system saves 256-bit registers
-  bool avx512_vnni = false;  // with F, BW, VL, and the system saves 512-bit registers
-  bool avx_vnni = false;     // the VEX encoding
-  bool avx512_bf16 = false;  // with avx512_vnni
-  bool neon_dot = false;     // SDOT
-  bool neon_i8mm = false;    // SMMLA
+  bool avx2 = false;          // with FMA, and the system saves 256-bit registers
+  bool avx512 = false;        // with AVX2: F, BW, CD, DQ, VL; the system saves 512-bit registers
+  bool avx512_vbmi2 = false;  // with avx512
+  bool avx512_vnni = false;   // with avx512
+  bool avx_vnni = false;      // the VEX encoding
+  bool avx512_bf16 = false;   // with avx512_vnni
+  bool neon_dot = false;      // SDOT
+  bool neon_i8mm = false;     // SMMLA
 };
 // The features of the machine this runs on.
 const CpuFeatures& HostCpuFeatures();
+// Those that everything but GEMMs on codes uses in this process: the host's, less what the
+// instruction set named by NIBBLE_CPU_ISA at the first call does not have ("avx2", "avxvnni" and
+// "vnni256" leave out AVX-512, "baseline" AVX2 too). So one variable shows how an older CPU does.
+const CpuFeatures& UsedCpuFeatures();
+
+// The form in which vectorised loops run (vector_math.h): x86-64-v4, -v3, or whatever the compiler
+// was told.
+enum class LoopSet : uint8_t { kPlain, kV3, kV4 };
+LoopSet LoopsOfProcess();
 
 // One kernel choice and what else there was.
 struct CpuCapability {

@@ -79,8 +79,8 @@ inline void MeasureElement(float source, float decoded, float limit, int lane, L
   sums->saturated[lane] += formats::Magnitude(value) > limit ? 1 : 0;
 }
 
-NIBBLE_CLONES void MeasureRun(const float* x, const float* decoded, const float* limits, int64_t n,
-                              LaneSums* sums) {
+NIBBLE_LOOP void MeasureRun(const float* x, const float* decoded, const float* limits, int64_t n,
+                            LaneSums* sums) {
   LaneSums local = *sums;
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -100,7 +100,7 @@ HealthTotals MeasureRow(const Limits& limits, int64_t row, const float* x, const
   for (int64_t first = 0; first < n; first += kRun) {
     const int64_t count = std::min(kRun, n - first);
     limits.Fill(row, first, count, run_limits);
-    MeasureRun(x + first, decoded + first, run_limits, count, &lanes);
+    Cloned<MeasureRun>(x + first, decoded + first, run_limits, count, &lanes);
   }
   HealthTotals sums;
   for (int lane = 0; lane < kLanes; ++lane) {

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kGrain = 8192;
 constexpr int64_t kRowGrain = 4;
 
-NIBBLE_CLONES void SwiGluRange(const float* gate, const float* up, float* out, int64_t n) {
+NIBBLE_LOOP void SwiGluRange(const float* gate, const float* up, float* out, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float sigmoid = 1.0f / (1.0f + Exp(-gate[i]));
@@ -21,8 +21,8 @@ NIBBLE_CLONES void SwiGluRange(const float* gate, const float* up, float* out, i
   }
 }
 
-NIBBLE_CLONES void SwiGluBackwardRange(const float* dout, const float* gate, const float* up,
-                                       float* dgate, float* dup, int64_t n) {
+NIBBLE_LOOP void SwiGluBackwardRange(const float* dout, const float* gate, const float* up,
+                                     float* dgate, float* dup, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float g = gate[i];
@@ -35,10 +35,10 @@ NIBBLE_CLONES void SwiGluBackwardRange(const float* dout, const float* gate, con
   }
 }
 
-NIBBLE_CLONES float RowMax(const float* x, int64_t n) { return LargestOf(x, n); }
+NIBBLE_LOOP float RowMax(const float* x, int64_t n) { return LargestOf(x, n); }
 
 // sum of exp(x - max).
-NIBBLE_CLONES float RowExpSum(const float* x, float max, int64_t n) {
+NIBBLE_LOOP float RowExpSum(const float* x, float max, int64_t n) {
   float lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -49,7 +49,7 @@ NIBBLE_CLONES float RowExpSum(const float* x, float max, int64_t n) {
 }
 
 // The same sum, leaving the exponentials in x.
-NIBBLE_CLONES float RowExpInPlace(float* x, float max, int64_t n) {
+NIBBLE_LOOP float RowExpInPlace(float* x, float max, int64_t n) {
   float lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -66,7 +66,7 @@ NIBBLE_CLONES float RowExpInPlace(float* x, float max, int64_t n) {
   return FoldLanes(lanes);
 }
 
-NIBBLE_CLONES void RowScale(float* x, float factor, int64_t n) {
+NIBBLE_LOOP void RowScale(float* x, float factor, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = x[i] * factor;
 }
 
@@ -77,7 +77,7 @@ Status CpuBackend::SwiGluForward(ConstTensorView gate, ConstTensorView up, Tenso
   RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "up", up, out.size()));
   RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "out", out, out.size()));
   pool_.RunRanges(out.size(), kGrain, [&](int64_t first, int64_t last, int) {
-    SwiGluRange(gate.f32() + first, up.f32() + first, out.f32() + first, last - first);
+    Cloned<SwiGluRange>(gate.f32() + first, up.f32() + first, out.f32() + first, last - first);
   });
   return OkStatus();
 }
@@ -90,8 +90,8 @@ Status CpuBackend::SwiGluBackward(ConstTensorView dout, ConstTensorView gate, Co
   RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "dgate", dgate, dgate.size()));
   RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "dup", dup, dgate.size()));
   pool_.RunRanges(dgate.size(), kGrain, [&](int64_t first, int64_t last, int) {
-    SwiGluBackwardRange(dout.f32() + first, gate.f32() + first, up.f32() + first,
-                        dgate.f32() + first, dup.f32() + first, last - first);
+    Cloned<SwiGluBackwardRange>(dout.f32() + first, gate.f32() + first, up.f32() + first,
+                                dgate.f32() + first, dup.f32() + first, last - first);
   });
   return OkStatus();
 }
@@ -120,13 +120,13 @@ Status CpuBackend::CrossEntropy(TensorView logits, ConstTensorView targets, floa
         if (write_gradient) std::fill(row, row + vocabulary, 0.0f);
         continue;
       }
-      const float max = RowMax(row, vocabulary);
+      const float max = Cloned<RowMax>(row, vocabulary);
       const float distance = max - row[target];
-      const float sum =
-          write_gradient ? RowExpInPlace(row, max, vocabulary) : RowExpSum(row, max, vocabulary);
+      const float sum = write_gradient ? Cloned<RowExpInPlace>(row, max, vocabulary)
+                                       : Cloned<RowExpSum>(row, max, vocabulary);
       losses.f32()[t] = distance + std::log(sum);
       if (!write_gradient) continue;
-      RowScale(row, gradient_scale / sum, vocabulary);
+      Cloned<RowScale>(row, gradient_scale / sum, vocabulary);
       row[target] -= gradient_scale;
     }
   });

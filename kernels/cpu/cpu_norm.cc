@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kRowGrain = 32;     // rows per chunk of row-wise operations
 constexpr int64_t kColumnGrain = 64;  // columns per chunk of the embedding gradient
 
-NIBBLE_CLONES float SumSquares(const float* x, int64_t n) {
+NIBBLE_LOOP float SumSquares(const float* x, int64_t n) {
   float lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -25,13 +25,13 @@ NIBBLE_CLONES float SumSquares(const float* x, int64_t n) {
   return FoldLanes(lanes);
 }
 
-NIBBLE_CLONES void NormRow(const float* x, const float* weight, float rstd, float* out, int64_t n) {
+NIBBLE_LOOP void NormRow(const float* x, const float* weight, float rstd, float* out, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) out[i] = (x[i] * rstd) * weight[i];
 }
 
 // sum of dout * weight * x.
-NIBBLE_CLONES float WeightedDot(const float* dout, const float* weight, const float* x, int64_t n) {
+NIBBLE_LOOP float WeightedDot(const float* dout, const float* weight, const float* x, int64_t n) {
   float lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -42,9 +42,9 @@ NIBBLE_CLONES float WeightedDot(const float* dout, const float* weight, const fl
 }
 
 // dx = rstd * (dout * weight - x * projection), dweight += dout * x * rstd.
-NIBBLE_CLONES void NormRowBackward(const float* dout, const float* x, const float* weight,
-                                   float rstd, float projection, bool accumulate, float* dx,
-                                   float* dweight, int64_t n) {
+NIBBLE_LOOP void NormRowBackward(const float* dout, const float* x, const float* weight, float rstd,
+                                 float projection, bool accumulate, float* dx, float* dweight,
+                                 int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float g = dout[i];
@@ -54,14 +54,14 @@ NIBBLE_CLONES void NormRowBackward(const float* dout, const float* x, const floa
   }
 }
 
-NIBBLE_CLONES void AddInto(const float* x, float* y, int64_t n) {
+NIBBLE_LOOP void AddInto(const float* x, float* y, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
 
 // Rotates pairs (i, i + half) of one head by the angles of one position; sign -1 turns back.
-NIBBLE_CLONES void RotateHead(float* x, const float* cosine, const float* sine, float sign,
-                              int64_t half) {
+NIBBLE_LOOP void RotateHead(float* x, const float* cosine, const float* sine, float sign,
+                            int64_t half) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < half; ++i) {
     const float first = x[i];
@@ -112,8 +112,8 @@ Status CpuBackend::EmbeddingBackward(ConstTensorView ids, ConstTensorView dout, 
   // Columns are split, not tokens: each sum then runs in ascending token order.
   pool_.RunRanges(width, kColumnGrain, [&](int64_t first, int64_t last, int) {
     for (int64_t t = 0; t < dout.rows; ++t) {
-      AddInto(dout.f32() + t * width + first, dtable.f32() + ids.i32()[t] * width + first,
-              last - first);
+      Cloned<AddInto>(dout.f32() + t * width + first, dtable.f32() + ids.i32()[t] * width + first,
+                      last - first);
     }
   });
   return OkStatus();
@@ -130,10 +130,10 @@ Status CpuBackend::RmsNormForward(ConstTensorView x, ConstTensorView weight, flo
   pool_.RunRanges(rows, kRowGrain, [&](int64_t first, int64_t last, int) {
     for (int64_t t = first; t < last; ++t) {
       const float* row = x.f32() + t * width;
-      const float mean = SumSquares(row, width) / static_cast<float>(width);
+      const float mean = Cloned<SumSquares>(row, width) / static_cast<float>(width);
       const float scale = 1.0f / std::sqrt(mean + epsilon);
       rstd.f32()[t] = scale;
-      NormRow(row, weight.f32(), scale, out.f32() + t * width, width);
+      Cloned<NormRow>(row, weight.f32(), scale, out.f32() + t * width, width);
     }
   });
   return OkStatus();
@@ -159,14 +159,14 @@ Status CpuBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x, Cons
       const float* g = dout.f32() + t * width;
       const float* row = x.f32() + t * width;
       const float scale = rstd.f32()[t];
-      const float dot = WeightedDot(g, weight.f32(), row, width);
+      const float dot = Cloned<WeightedDot>(g, weight.f32(), row, width);
       const float projection = dot * scale * scale / static_cast<float>(width);
-      NormRowBackward(g, row, weight.f32(), scale, projection, accumulate_dx, dx.f32() + t * width,
-                      partial, width);
+      Cloned<NormRowBackward>(g, row, weight.f32(), scale, projection, accumulate_dx,
+                              dx.f32() + t * width, partial, width);
     }
   });
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    AddInto(partials + chunk * width, dweight.f32(), width);
+    Cloned<AddInto>(partials + chunk * width, dweight.f32(), width);
   }
   return OkStatus();
 }
@@ -212,7 +212,8 @@ Status CpuBackend::Rope(const RopeParams& params, TensorView x, bool inverse) {
     for (int64_t t = first; t < last; ++t) {
       const float* angles = table + (t % params.seq + params.position_offset) * params.head_dim;
       for (int64_t head = 0; head < params.heads; ++head) {
-        RotateHead(x.f32() + t * width + head * params.head_dim, angles, angles + half, sign, half);
+        Cloned<RotateHead>(x.f32() + t * width + head * params.head_dim, angles, angles + half,
+                           sign, half);
       }
     }
   });

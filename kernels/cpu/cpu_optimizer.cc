@@ -17,8 +17,8 @@ struct AdamWFactors {
   float inverse_correction1, inverse_correction2, epsilon, learning_rate, decay;
 };
 
-NIBBLE_CLONES void AdamWRange(const AdamWFactors& f, const float* gradient, float* m, float* v,
-                              float* parameter, int64_t n) {
+NIBBLE_LOOP void AdamWRange(const AdamWFactors& f, const float* gradient, float* m, float* v,
+                            float* parameter, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float g = gradient[i] * f.gradient_scale;
@@ -32,7 +32,7 @@ NIBBLE_CLONES void AdamWRange(const AdamWFactors& f, const float* gradient, floa
   }
 }
 
-NIBBLE_CLONES double SumRange(const float* x, int64_t n) {
+NIBBLE_LOOP double SumRange(const float* x, int64_t n) {
   double lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -42,7 +42,7 @@ NIBBLE_CLONES double SumRange(const float* x, int64_t n) {
   return FoldLanes(lanes);
 }
 
-NIBBLE_CLONES double SumSquaresRange(const float* x, int64_t n) {
+NIBBLE_LOOP double SumSquaresRange(const float* x, int64_t n) {
   double lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -85,8 +85,8 @@ Status CpuBackend::AdamW(const AdamWParams& params, ConstTensorView gradient, Te
   f.learning_rate = params.learning_rate;
   f.decay = params.learning_rate * params.weight_decay;
   pool_.RunRanges(size, kGrain, [&](int64_t first, int64_t last, int) {
-    AdamWRange(f, gradient.f32() + first, m.f32() + first, v.f32() + first, parameter.f32() + first,
-               last - first);
+    Cloned<AdamWRange>(f, gradient.f32() + first, m.f32() + first, v.f32() + first,
+                       parameter.f32() + first, last - first);
   });
   return OkStatus();
 }
@@ -98,8 +98,8 @@ Result<double> CpuBackend::Reduce(ConstTensorView x, bool squared) {
   double* partials = static_cast<double*>(reduce_partials_.data());
   pool_.RunRanges(x.size(), kGrain, [&](int64_t first, int64_t last, int) {
     const float* begin = x.f32() + first;
-    partials[first / kGrain] =
-        squared ? SumSquaresRange(begin, last - first) : SumRange(begin, last - first);
+    partials[first / kGrain] = squared ? Cloned<SumSquaresRange>(begin, last - first)
+                                       : Cloned<SumRange>(begin, last - first);
   });
   double total = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partials[chunk];

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/formats/bf16.h"
 
 #if defined(__x86_64__)
@@ -248,8 +249,8 @@ void PackSlowly(const PanelSource& s, int64_t lanes, int64_t first, int64_t dept
 const FloatKernel* const* FloatKernels() {
 #if defined(__x86_64__)
   static const FloatKernel* const kAll[] = {&kAvx512, &kAvx2, &kPlain, nullptr};
-  if (__builtin_cpu_supports("avx512f")) return kAll;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAll + 1;
+  if (UsedCpuFeatures().avx512) return kAll;
+  if (UsedCpuFeatures().avx2) return kAll + 1;
   return kAll + 2;
 #else
   static const FloatKernel* const kAll[] = {&kPlain, nullptr};

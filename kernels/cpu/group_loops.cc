@@ -42,27 +42,27 @@ inline void RoundLoop(Round round, const float* y, const uint32_t* words, float*
   }
 }
 
-NIBBLE_CLONES void RoundE2M1Run(Round round, const float* y, const uint32_t* words, float* grid,
-                                int64_t n) {
+NIBBLE_LOOP void RoundE2M1Run(Round round, const float* y, const uint32_t* words, float* grid,
+                              int64_t n) {
   if (round != Round::kEven) return RoundLoop<formats::E2M1Grid>(round, y, words, grid, n);
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE2M1Even(y[i]);
 }
-NIBBLE_CLONES void RoundE4M3Run(Round round, const float* y, const uint32_t* words, float* grid,
-                                int64_t n) {
+NIBBLE_LOOP void RoundE4M3Run(Round round, const float* y, const uint32_t* words, float* grid,
+                              int64_t n) {
   if (round != Round::kEven) return RoundLoop<formats::E4M3Grid>(round, y, words, grid, n);
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE4M3(y[i]);
 }
-NIBBLE_CLONES void RoundE5M2Run(Round round, const float* y, const uint32_t* words, float* grid,
-                                int64_t n) {
+NIBBLE_LOOP void RoundE5M2Run(Round round, const float* y, const uint32_t* words, float* grid,
+                              int64_t n) {
   if (round != Round::kEven) return RoundLoop<formats::E5M2Grid>(round, y, words, grid, n);
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE5M2(y[i]);
 }
-NIBBLE_CLONES void RoundInt8Run(Round round, const float* y, const uint32_t* words, float* grid,
-                                int64_t n) {
+NIBBLE_LOOP void RoundInt8Run(Round round, const float* y, const uint32_t* words, float* grid,
+                              int64_t n) {
   RoundLoop<formats::Int8Grid>(round, y, words, grid, n);
 }
-NIBBLE_CLONES void RoundInt4CentredRun(Round round, const float* y, const uint32_t* words,
-                                       float* grid, int64_t n) {
+NIBBLE_LOOP void RoundInt4CentredRun(Round round, const float* y, const uint32_t* words,
+                                     float* grid, int64_t n) {
   if (round == Round::kSr24) {
     for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundInt4CentredSr24(y[i], words[i]);
     return;
@@ -70,16 +70,16 @@ NIBBLE_CLONES void RoundInt4CentredRun(Round round, const float* y, const uint32
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundInt4Centred(y[i]);
 }
 
-NIBBLE_CLONES void MultiplyRun(float factor, const float* x, float* y, int64_t n) {
+NIBBLE_LOOP void MultiplyRun(float factor, const float* x, float* y, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
 }
-NIBBLE_CLONES void DivideRun(float divisor, const float* x, float* y, int64_t n) {
+NIBBLE_LOOP void DivideRun(float divisor, const float* x, float* y, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] / divisor;
 }
-NIBBLE_CLONES void TwoLevelRun(float scale, float outer, float divisor, const float* grid,
-                               float* decoded, int64_t n) {
+NIBBLE_LOOP void TwoLevelRun(float scale, float outer, float divisor, const float* grid,
+                             float* decoded, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) decoded[i] = ((grid[i] * scale) * outer) / divisor;
 }
@@ -111,13 +111,19 @@ inline void GridLoop(const uint8_t* bytes, float* grid, int64_t n) {
   for (int64_t i = 0; i < n; ++i) grid[i] = decode(bytes[i]);
 }
 
-}  // namespace
-
-NIBBLE_CLONES uint32_t RunAmaxBits(const float* x, int64_t n) {
+NIBBLE_LOOP uint32_t AmaxBits(const float* x, int64_t n) {
   uint32_t bits = 0;
   for (int64_t i = 0; i < n; ++i) bits = formats::AmaxUpdate(bits, x[i]);
   return bits;
 }
+NIBBLE_LOOP void RoundBf16Loop(const float* x, float* y, int64_t n) {
+  NIBBLE_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) y[i] = formats::RoundBf16(x[i]);
+}
+
+}  // namespace
+
+uint32_t RunAmaxBits(const float* x, int64_t n) { return Cloned<AmaxBits>(x, n); }
 
 double RunDeviation(const float* x, int64_t n) {
   double sum = 0;
@@ -138,18 +144,18 @@ double RunSumOfSquares(const float* x, int64_t n) {
 }
 
 void ScaleRun(bool divides, float enc, const float* x, float* y, int64_t n) {
-  return divides ? DivideRun(enc, x, y, n) : MultiplyRun(enc, x, y, n);
+  return divides ? Cloned<DivideRun>(enc, x, y, n) : Cloned<MultiplyRun>(enc, x, y, n);
 }
 
 void RoundRun(Elem elem, Round round, const float* y, const uint32_t* words, float* grid,
               int64_t n) {
   switch (elem) {
     case Elem::kE2M1:
-      return RoundE2M1Run(round, y, words, grid, n);
+      return Cloned<RoundE2M1Run>(round, y, words, grid, n);
     case Elem::kE4M3:
-      return RoundE4M3Run(round, y, words, grid, n);
+      return Cloned<RoundE4M3Run>(round, y, words, grid, n);
     case Elem::kE5M2:
-      return RoundE5M2Run(round, y, words, grid, n);
+      return Cloned<RoundE5M2Run>(round, y, words, grid, n);
     case Elem::kE1M2:
       return RoundLoop<formats::E1M2Grid>(round, y, words, grid, n);
     case Elem::kE3M0:
@@ -157,9 +163,9 @@ void RoundRun(Elem elem, Round round, const float* y, const uint32_t* words, flo
     case Elem::kInt4:
       return RoundLoop<formats::Int4Grid>(round, y, words, grid, n);
     case Elem::kInt8:
-      return RoundInt8Run(round, y, words, grid, n);
+      return Cloned<RoundInt8Run>(round, y, words, grid, n);
     case Elem::kInt4C:
-      return RoundInt4CentredRun(round, y, words, grid, n);
+      return Cloned<RoundInt4CentredRun>(round, y, words, grid, n);
     default:
       return RoundBf16Run(y, grid, n);
   }
@@ -229,23 +235,20 @@ void UnpackCodes(Elem elem, const uint8_t* packed, uint8_t* bytes, int64_t n) {
 void DecodeRun(const RunDecoder& decoder, const float* grid, float* decoded, int64_t n) {
   switch (decoder.kind) {
     case RunDecoder::Kind::kPlain:
-      return MultiplyRun(1.0f, grid, decoded, n);
+      return Cloned<MultiplyRun>(1.0f, grid, decoded, n);
     case RunDecoder::Kind::kDivide:
-      return DivideRun(decoder.scale, grid, decoded, n);
+      return Cloned<DivideRun>(decoder.scale, grid, decoded, n);
     case RunDecoder::Kind::kMultiply:
-      return MultiplyRun(decoder.scale, grid, decoded, n);
+      return Cloned<MultiplyRun>(decoder.scale, grid, decoded, n);
     case RunDecoder::Kind::kTwoLevel:
       if (decoder.outer == 1.0f && decoder.divisor == 1.0f) {
-        return MultiplyRun(decoder.scale, grid, decoded, n);
+        return Cloned<MultiplyRun>(decoder.scale, grid, decoded, n);
       }
-      return TwoLevelRun(decoder.scale, decoder.outer, decoder.divisor, grid, decoded, n);
+      return Cloned<TwoLevelRun>(decoder.scale, decoder.outer, decoder.divisor, grid, decoded, n);
   }
 }
 
-NIBBLE_CLONES void RoundBf16Run(const float* x, float* y, int64_t n) {
-  NIBBLE_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i) y[i] = formats::RoundBf16(x[i]);
-}
+void RoundBf16Run(const float* x, float* y, int64_t n) { Cloned<RoundBf16Loop>(x, y, n); }
 
 void RandomWords(const QuantizeContext& context, Round round, int64_t first, int64_t stride,
                  uint32_t* words, int64_t n) {

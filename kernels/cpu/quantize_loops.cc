@@ -12,7 +12,7 @@
 namespace nibble::cpu {
 namespace {
 
-NIBBLE_CLONES uint32_t AmaxBits(const float* x, int64_t n) {
+NIBBLE_LOOP uint32_t AmaxBits(const float* x, int64_t n) {
   uint32_t lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -37,8 +37,7 @@ inline void UpdateClamped(float x, float low, float high, ClampedStats* stats, i
   stats->count[lane] += static_cast<int32_t>(value < low) | static_cast<int32_t>(value > high);
 }
 
-NIBBLE_CLONES void ClampedLanes(const float* x, int64_t n, float low, float high,
-                                ClampedStats* out) {
+NIBBLE_LOOP void ClampedLanes(const float* x, int64_t n, float low, float high, ClampedStats* out) {
   ClampedStats stats = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -48,10 +47,10 @@ NIBBLE_CLONES void ClampedLanes(const float* x, int64_t n, float low, float high
   *out = stats;
 }
 
-NIBBLE_CLONES void RoundE4M3Loop(const float* y, float* grid, int64_t n) {
+NIBBLE_LOOP void RoundE4M3Loop(const float* y, float* grid, int64_t n) {
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE4M3(y[i]);
 }
-NIBBLE_CLONES void RoundE5M2Loop(const float* y, float* grid, int64_t n) {
+NIBBLE_LOOP void RoundE5M2Loop(const float* y, float* grid, int64_t n) {
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::RoundE5M2(y[i]);
 }
 
@@ -79,62 +78,62 @@ void RoundE2M1Other(Round round, const RandomPosition& random, const float* y, f
   }
 }
 
-NIBBLE_CLONES void E2M1Codes(const float* grid, uint8_t* codes, int64_t n) {
+NIBBLE_LOOP void E2M1Codes(const float* grid, uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; ++i) codes[i] = formats::E2M1CodeOfGridValue(grid[i]);
 }
-NIBBLE_CLONES void E4M3Codes(const float* grid, uint8_t* codes, int64_t n) {
+NIBBLE_LOOP void E4M3Codes(const float* grid, uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; ++i) codes[i] = formats::E4M3CodeOfGridValue(grid[i]);
 }
-NIBBLE_CLONES void E5M2Codes(const float* grid, uint8_t* codes, int64_t n) {
+NIBBLE_LOOP void E5M2Codes(const float* grid, uint8_t* codes, int64_t n) {
   for (int64_t i = 0; i < n; ++i) codes[i] = formats::E5M2CodeOfGridValue(grid[i]);
 }
-NIBBLE_CLONES void PackPairs(const uint8_t* codes, uint8_t* packed, int64_t pairs) {
+NIBBLE_LOOP void PackPairs(const uint8_t* codes, uint8_t* packed, int64_t pairs) {
   for (int64_t i = 0; i < pairs; ++i) {
     packed[i] = static_cast<uint8_t>(codes[2 * i] | (codes[2 * i + 1] << 4));
   }
 }
-NIBBLE_CLONES void UnpackPairs(const uint8_t* packed, float* grid, int64_t pairs) {
+NIBBLE_LOOP void UnpackPairs(const uint8_t* packed, float* grid, int64_t pairs) {
   for (int64_t i = 0; i < pairs; ++i) {
     grid[2 * i] = formats::DecodeE2M1(packed[i] & 15u);
     grid[2 * i + 1] = formats::DecodeE2M1(packed[i] >> 4);
   }
 }
-NIBBLE_CLONES void E4M3Grid(const uint8_t* codes, float* grid, int64_t n) {
+NIBBLE_LOOP void E4M3Grid(const uint8_t* codes, float* grid, int64_t n) {
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::DecodeE4M3(codes[i]);
 }
-NIBBLE_CLONES void E5M2Grid(const uint8_t* codes, float* grid, int64_t n) {
+NIBBLE_LOOP void E5M2Grid(const uint8_t* codes, float* grid, int64_t n) {
   for (int64_t i = 0; i < n; ++i) grid[i] = formats::DecodeE5M2(codes[i]);
 }
-NIBBLE_CLONES void Int8Grid(const uint8_t* codes, float* grid, int64_t n) {
+NIBBLE_LOOP void Int8Grid(const uint8_t* codes, float* grid, int64_t n) {
   for (int64_t i = 0; i < n; ++i) grid[i] = static_cast<float>(static_cast<int8_t>(codes[i]));
 }
-NIBBLE_CLONES void DivideColumns(const float* grid, const float* enc, float* decoded, int64_t n) {
+NIBBLE_LOOP void DivideColumns(const float* grid, const float* enc, float* decoded, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] / enc[i];
 }
-NIBBLE_CLONES void MultiplyColumns(const float* grid, const float* enc, float* decoded, int64_t n) {
+NIBBLE_LOOP void MultiplyColumns(const float* grid, const float* enc, float* decoded, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] * (1.0f / enc[i]);
 }
 // What a folded value is multiplied by to be x again.
 inline float UnfoldFactor(float fold) { return formats::IsFinite(fold) ? fold : 0.0f; }
-NIBBLE_CLONES void UnfoldColumnsLoop(const float* fold, float* decoded, int64_t n) {
+NIBBLE_LOOP void UnfoldColumnsLoop(const float* fold, float* decoded, int64_t n) {
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) decoded[i] = decoded[i] * UnfoldFactor(fold[i]);
 }
-NIBBLE_CLONES void DivideLoop(const float* grid, float enc, float* decoded, int64_t n) {
+NIBBLE_LOOP void DivideLoop(const float* grid, float enc, float* decoded, int64_t n) {
   for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] / enc;
 }
-NIBBLE_CLONES void MultiplyLoop(const float* grid, float dec, float* decoded, int64_t n) {
+NIBBLE_LOOP void MultiplyLoop(const float* grid, float dec, float* decoded, int64_t n) {
   for (int64_t i = 0; i < n; ++i) decoded[i] = grid[i] * dec;
 }
-NIBBLE_CLONES void KeysLoop(const float* x, uint16_t* keys, int64_t n) {
+NIBBLE_LOOP void KeysLoop(const float* x, uint16_t* keys, int64_t n) {
   for (int64_t i = 0; i < n; ++i) keys[i] = formats::Bf16OrderKey(formats::ToBf16(x[i]));
 }
 // DgeOfWeight in stages: one loop would be a chain of 40 dependent operations, too long for the
 // processor to overlap with the next.
-NIBBLE_CLONES void DgeLoop(const formats::DgeConstants& constants, float enc, const float* wgrad,
-                           const float* weight, float* gradient, int64_t n) {
+NIBBLE_LOOP void DgeLoop(const formats::DgeConstants& constants, float enc, const float* wgrad,
+                         const float* weight, float* gradient, int64_t n) {
   const formats::DgeConstants c = constants;
   float a[kSegment], offset[kSegment], whole[kSegment], part[kSegment];
   for (int64_t i = 0; i < n; ++i) {
@@ -157,7 +156,7 @@ NIBBLE_CLONES void DgeLoop(const formats::DgeConstants& constants, float enc, co
 
 void MeasurePlain(const float* x, int64_t n, RowStats* stats) {
   // Rounding is monotone, so the amax of the rounded values is the rounded amax.
-  const float amax = formats::BitsFloat(AmaxBits(x, n));
+  const float amax = formats::BitsFloat(Cloned<AmaxBits>(x, n));
   stats->amax_bits = formats::FloatBits(formats::RoundBf16(amax));
   stats->residual_amax_bits = 0;
   stats->residual_count = 0;
@@ -165,7 +164,7 @@ void MeasurePlain(const float* x, int64_t n, RowStats* stats) {
 
 void MeasureClamped(const float* x, int64_t n, RowStats* stats) {
   ClampedStats lanes;
-  ClampedLanes(x, n, stats->low, stats->high, &lanes);
+  Cloned<ClampedLanes>(x, n, stats->low, stats->high, &lanes);
   stats->amax_bits = 0;
   stats->residual_amax_bits = 0;
   stats->residual_count = 0;
@@ -184,9 +183,9 @@ void RoundSegment(const Quant& quant, const RandomPosition& random, const float*
     case Elem::kE2M1:
       return RoundE2M1Other(quant.round, random, y, grid, n);
     case Elem::kE4M3:
-      return RoundE4M3Loop(y, grid, n);
+      return Cloned<RoundE4M3Loop>(y, grid, n);
     case Elem::kE5M2:
-      return RoundE5M2Loop(y, grid, n);
+      return Cloned<RoundE5M2Loop>(y, grid, n);
     default:  // bf16: rounded when it was scaled by 1
       for (int64_t i = 0; i < n; ++i) grid[i] = y[i];
   }
@@ -196,15 +195,15 @@ void EncodeSegment(Elem elem, const float* grid, uint8_t* codes, int64_t n) {
   switch (elem) {
     case Elem::kE2M1: {
       uint8_t wide[kSegment];
-      E2M1Codes(grid, wide, n);
-      PackPairs(wide, codes, n / 2);
+      Cloned<E2M1Codes>(grid, wide, n);
+      Cloned<PackPairs>(wide, codes, n / 2);
       if (n % 2 != 0) codes[n / 2] = wide[n - 1];
       return;
     }
     case Elem::kE4M3:
-      return E4M3Codes(grid, codes, n);
+      return Cloned<E4M3Codes>(grid, codes, n);
     case Elem::kE5M2:
-      return E5M2Codes(grid, codes, n);
+      return Cloned<E5M2Codes>(grid, codes, n);
     default:  // bf16, fp32
       for (int64_t i = 0; i < n; ++i) {
         const uint16_t bits = formats::ToBf16(grid[i]);
@@ -217,15 +216,15 @@ void EncodeSegment(Elem elem, const float* grid, uint8_t* codes, int64_t n) {
 void GridFromCodes(Elem elem, const uint8_t* codes, float* grid, int64_t n) {
   switch (elem) {
     case Elem::kE2M1:
-      UnpackPairs(codes, grid, n / 2);
+      Cloned<UnpackPairs>(codes, grid, n / 2);
       if (n % 2 != 0) grid[n - 1] = formats::DecodeE2M1(codes[n / 2] & 15u);
       return;
     case Elem::kE4M3:
-      return E4M3Grid(codes, grid, n);
+      return Cloned<E4M3Grid>(codes, grid, n);
     case Elem::kE5M2:
-      return E5M2Grid(codes, grid, n);
+      return Cloned<E5M2Grid>(codes, grid, n);
     case Elem::kInt8:
-      return Int8Grid(codes, grid, n);
+      return Cloned<Int8Grid>(codes, grid, n);
     default:  // bf16, fp32
       for (int64_t i = 0; i < n; ++i) {
         uint16_t bits;
@@ -239,35 +238,35 @@ void GridFromCodes(Elem elem, const uint8_t* codes, float* grid, int64_t n) {
 void DecodeSegment(ScaleRule scale, float enc, const float* grid, float* decoded, int64_t n) {
   switch (scale) {
     case ScaleRule::kNone:
-      return MultiplyLoop(grid, 1.0f, decoded, n);
+      return Cloned<MultiplyLoop>(grid, 1.0f, decoded, n);
     case ScaleRule::kF32:
-      return DivideLoop(grid, enc, decoded, n);
+      return Cloned<DivideLoop>(grid, enc, decoded, n);
     default:  // 1/enc is exact for powers of two, and the rule for cur
-      return MultiplyLoop(grid, 1.0f / enc, decoded, n);
+      return Cloned<MultiplyLoop>(grid, 1.0f / enc, decoded, n);
   }
 }
 
 void DecodeColumns(ScaleRule scale, const float* enc, const float* grid, float* decoded,
                    int64_t n) {
-  if (scale == ScaleRule::kF32) return DivideColumns(grid, enc, decoded, n);
-  MultiplyColumns(grid, enc, decoded, n);
+  if (scale == ScaleRule::kF32) return Cloned<DivideColumns>(grid, enc, decoded, n);
+  Cloned<MultiplyColumns>(grid, enc, decoded, n);
 }
 
 void UnfoldRow(float fold, float* decoded, int64_t n) {
-  MultiplyLoop(decoded, UnfoldFactor(fold), decoded, n);
+  Cloned<MultiplyLoop>(decoded, UnfoldFactor(fold), decoded, n);
 }
 void UnfoldColumns(const float* fold, float* decoded, int64_t n) {
-  UnfoldColumnsLoop(fold, decoded, n);
+  Cloned<UnfoldColumnsLoop>(fold, decoded, n);
 }
 
-void OrderKeys(const float* x, uint16_t* keys, int64_t n) { KeysLoop(x, keys, n); }
+void OrderKeys(const float* x, uint16_t* keys, int64_t n) { Cloned<KeysLoop>(x, keys, n); }
 
 void DgeSegment(double inverse_k, double clip, float enc, const float* wgrad, const float* weight,
                 float* gradient, int64_t n) {
   const formats::DgeConstants constants(inverse_k, clip);
   for (int64_t first = 0; first < n; first += kSegment) {
     const int64_t count = n - first < kSegment ? n - first : kSegment;
-    DgeLoop(constants, enc, wgrad + first, weight + first, gradient + first, count);
+    Cloned<DgeLoop>(constants, enc, wgrad + first, weight + first, gradient + first, count);
   }
 }
 

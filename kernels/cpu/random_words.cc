@@ -145,8 +145,8 @@ using Groups = void (*)(const RandomStream&, uint64_t, uint64_t, int64_t, uint32
 
 Groups BestGroups() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return GroupsAvx512;
-  if (__builtin_cpu_supports("avx2")) return GroupsAvx2;
+  if (UsedCpuFeatures().avx512) return GroupsAvx512;
+  if (UsedCpuFeatures().avx2) return GroupsAvx2;
 #endif
   return GroupsScalar;
 }

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/formats/bf16.h"
 
 #if defined(__x86_64__)
@@ -231,12 +232,8 @@ bool EncodeAvx512(Elem elem, const float* x, const float* columns, float row, co
 std::vector<StochasticEncoder> UsableStochasticEncoders() {
   std::vector<StochasticEncoder> usable = {EncodeScalar};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    usable.push_back(EncodeAvx2);
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
-    usable.push_back(EncodeAvx512);
-  }
+  if (UsedCpuFeatures().avx2) usable.push_back(EncodeAvx2);
+  if (UsedCpuFeatures().avx512) usable.push_back(EncodeAvx512);
 #endif
   return usable;
 }

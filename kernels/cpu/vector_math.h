@@ -2,22 +2,25 @@
 //
 // Helpers of the vectorised loops: instruction-set clones, exp, fixed-order dot products.
 //
-// Purpose: hot loops are plain C++ that the compiler vectorises, built once per instruction set and
-// chosen at load time. Multiply-add contraction is off and sums use kLanes fixed partial sums, so
-// every clone gives the same bits. Thread-safety: pure functions.
+// Purpose: hot loops are plain C++ that the compiler vectorises, built once per instruction set;
+// the process runs one of the forms (LoopsOfProcess). Multiply-add contraction is off and sums use
+// kLanes fixed partial sums, so every clone gives the same bits. Thread-safety: pure functions.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/formats/bits.h"
 
-// Sanitizers run before the resolvers of cloned functions can, so they get the plain loop.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define NIBBLE_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), noinline))
-#else
-#define NIBBLE_CLONES __attribute__((noinline))
+// A loop that Cloned runs in the form of this CPU: NIBBLE_LOOP void Add(...) {...},
+// Cloned<Add>(...).
+#define NIBBLE_LOOP [[gnu::always_inline]] inline
+#if defined(__x86_64__)
+#define NIBBLE_V3 __attribute__((target("avx2,fma,bmi,bmi2,f16c,lzcnt,movbe"), noinline))
+#define NIBBLE_V4                                                                                \
+  __attribute__((target("avx2,fma,bmi,bmi2,f16c,lzcnt,movbe,avx512f,avx512bw,avx512cd,avx512dq," \
+                        "avx512vl"),                                                             \
+                 noinline))
 #endif
 
 // Before a loop whose arrays are either distinct or the very same (never shifted).
@@ -29,12 +32,35 @@
 
 namespace nibble::cpu {
 
+template <auto kLoop>
+struct Clones;
+
+// The forms of one NIBBLE_LOOP function.
+template <typename Result, typename... Args, Result (*kLoop)(Args...)>
+struct Clones<kLoop> {
+#if defined(__x86_64__)
+  NIBBLE_V4 static Result RunV4(Args... args) { return kLoop(args...); }
+  NIBBLE_V3 static Result RunV3(Args... args) { return kLoop(args...); }
+#endif
+  [[gnu::noinline]] static Result RunPlain(Args... args) { return kLoop(args...); }
+  Result operator()(Args... args) const {
+#if defined(__x86_64__)
+    const LoopSet loops = LoopsOfProcess();
+    if (loops == LoopSet::kV4) return RunV4(args...);
+    if (loops == LoopSet::kV3) return RunV3(args...);
+#endif
+    return RunPlain(args...);
+  }
+};
+template <auto kLoop>
+inline constexpr Clones<kLoop> Cloned;
+
 // Partial sums of every reduction; the fold order is part of the result.
 inline constexpr int kLanes = 16;
 
 // e^x: range reduction by ln 2 in two parts, degree-6 polynomial; relative error below 3e-7 over
 // the range, 0 below -87.3 and saturated above 88.7; NaN stays NaN.
-inline float Exp(float x) {
+NIBBLE_LOOP float Exp(float x) {
   const float low = x < -87.3f ? -87.3f : x;
   const float bounded = low > 88.7f ? 88.7f : low;
   const float shifted = bounded * 1.44269504f + 12582912.0f;
@@ -58,7 +84,7 @@ inline float Exp(float x) {
 }
 
 // Largest of n values; NaN is passed over (sums of exp(x - max) carry it on). n >= 1.
-inline float LargestOf(const float* x, int64_t n) {
+NIBBLE_LOOP float LargestOf(const float* x, int64_t n) {
   float lanes[kLanes];
   for (int l = 0; l < kLanes; ++l) lanes[l] = -formats::kLargestFloat;
   int64_t i = 0;
@@ -73,7 +99,7 @@ inline float LargestOf(const float* x, int64_t n) {
 
 // Halves onto each other until one is left: ((0+8)+(4+12)) + ...
 template <typename Number>
-inline Number FoldLanes(const Number* lanes) {
+NIBBLE_LOOP Number FoldLanes(const Number* lanes) {
   Number sums[kLanes / 2];
   for (int i = 0; i < kLanes / 2; ++i) sums[i] = lanes[i] + lanes[i + kLanes / 2];
   for (int width = kLanes / 4; width > 0; width /= 2) {

@@ -109,12 +109,9 @@ struct Scans {
 Scans BestScans() {
   Scans scans;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) scans = {OutsideAvx2, ColumnsAvx2};
-  if (__builtin_cpu_supports("avx512f")) scans.columns = ColumnsAvx512;
-  if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl")) {
-    scans.outside = OutsideAvx512;
-  }
+  if (UsedCpuFeatures().avx2) scans = {OutsideAvx2, ColumnsAvx2};
+  if (UsedCpuFeatures().avx512) scans.columns = ColumnsAvx512;
+  if (UsedCpuFeatures().avx512_vbmi2) scans.outside = OutsideAvx512;
 #endif
   return scans;
 }
