@@ -87,37 +87,42 @@ NIBBLE_BF16_TARGET void CopyPanels(const PanelSource& s, int64_t panels, int64_t
   }
 }
 
-// Four slots of one lane.
-NIBBLE_BF16_TARGET inline __m128 LoadPairs(const float* x) {
-  return (__m128)_mm256_cvtneps_pbh(_mm256_loadu_ps(x));
+constexpr int64_t kTurnDepth = 16;  // one cache line of each lane: eight slots
+
+// kTurnDepth depths of four lanes, turned so that lanes are neighbours.
+NIBBLE_BF16_TARGET inline void TurnFour(const float* rows, int64_t stride, float* to,
+                                        int64_t width) {
+  const auto a = (__m256)_mm512_cvtneps_pbh(_mm512_loadu_ps(rows));
+  const auto b = (__m256)_mm512_cvtneps_pbh(_mm512_loadu_ps(rows + stride));
+  const auto c = (__m256)_mm512_cvtneps_pbh(_mm512_loadu_ps(rows + 2 * stride));
+  const auto d = (__m256)_mm512_cvtneps_pbh(_mm512_loadu_ps(rows + 3 * stride));
+  // Slots 0 and 4, 1 and 5, .. in the halves of a register.
+  const __m256d ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+  const __m256d ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+  const __m256d cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+  const __m256d cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+  const __m256 slots[4] = {_mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low)),
+                           _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low)),
+                           _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
+                           _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high))};
+  for (int64_t s = 0; s < 4; ++s) {
+    _mm_storeu_ps(to + s * width, _mm256_castps256_ps128(slots[s]));
+    _mm_storeu_ps(to + (s + 4) * width, _mm256_extractf128_ps(slots[s], 1));
+  }
 }
 
-constexpr int64_t kTurnDepth = 16;  // one cache line of each lane, used up before the next
-
-// A full panel whose lanes are rows of memory, four lanes by four slots at a time (widths are
-// multiples of four). Returns the depths done: a multiple of eight.
+// A full panel whose lanes are rows of memory (widths are multiples of four). Returns the depths
+// done: a multiple of kTurnDepth.
 NIBBLE_BF16_TARGET int64_t TurnPanel(const PanelSource& s, int64_t depth, int64_t width,
                                      float* out) {
-  const int64_t whole = depth / 8 * 8;
-  for (int64_t block = 0; block < whole; block += kTurnDepth) {
-    const int64_t end = std::min(whole, block + kTurnDepth);
+  const int64_t whole = depth / kTurnDepth * kTurnDepth;
+  for (int64_t k = 0; k < whole; k += kTurnDepth) {
     for (int64_t lane = 0; lane < width; lane += 4) {
-      const float* rows = s.x + lane * s.lane_stride;
+      const float* rows = s.x + lane * s.lane_stride + k;
       for (int64_t i = width; i < width + 4; ++i) {
-        __builtin_prefetch(rows + i * s.lane_stride + block);  // the panel after this one
+        __builtin_prefetch(rows + i * s.lane_stride);  // the panel after this one
       }
-      for (int64_t k = block; k < end; k += 8) {
-        __m128 a = LoadPairs(rows + k);
-        __m128 b = LoadPairs(rows + s.lane_stride + k);
-        __m128 c = LoadPairs(rows + 2 * s.lane_stride + k);
-        __m128 d = LoadPairs(rows + 3 * s.lane_stride + k);
-        _MM_TRANSPOSE4_PS(a, b, c, d);
-        float* to = out + k / 2 * width + lane;
-        _mm_storeu_ps(to, a);
-        _mm_storeu_ps(to + width, b);
-        _mm_storeu_ps(to + 2 * width, c);
-        _mm_storeu_ps(to + 3 * width, d);
-      }
+      TurnFour(rows, s.lane_stride, out + k / 2 * width + lane, width);
     }
   }
   return whole;
