@@ -66,12 +66,13 @@ cmake -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=
   -DNIBBLE_GTEST_SOURCE_DIR="$gtest" >"$out/configure.log" 2>&1 ||
   fail "configure failed, see configure.log" 1
 before=$SECONDS
-cmake --build "$build" --target nibble_cuda ops_test nibble-trainer >"$out/build.log" 2>&1 ||
+cmake --build "$build" --target nibble_cuda ops_test cuda_matmul_test nibble-trainer >"$out/build.log" 2>&1 ||
   fail "build failed, see build.log" 1
 build_seconds=$((SECONDS - before))
 
 export NIBBLE_CUDA_PLUGIN=$build/bin/libnibble_cuda.so
 "$build/tests/ops/ops_test" --gtest_filter='Cuda*:Device*' >"$out/tests.log" 2>&1
+"$build/tests/ops/cuda_matmul_test" >>"$out/tests.log" 2>&1
 count() { grep -c "^\[ *$1 \] .*(" "$out/tests.log"; }
 passed=$(count OK) failed=$(count FAILED) skipped=$(grep -c '^\[  SKIPPED \] .*(' "$out/tests.log")
 [ "$gpu" = yes ] || fail "no GPU on this machine; plug-in, tests and trainer build for sm_$architecture" 3

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Causal grouped-query attention without a (T, T) matrix, FP32 arithmetic on CUDA cores.
+// Causal grouped-query attention without a (T, T) matrix, FP32 arithmetic on CUDA cores: FP32 mode,
+// and BF16 mode at head sizes that flash_attention.cu does not take.
 //
 // Four threads share one row (a query in forward and dq, a key in dk and dv); each holds a quarter
 // of the head in registers. Tiles of the other side pass through shared memory. Forward makes two
@@ -278,9 +279,8 @@ Status CudaBackend::AttentionForward(const AttentionParams& p, ConstTensorView q
   RETURN_IF_ERROR(CheckView("AttentionForward", "v", v, p.batch * p.kv_seq, problem.kv_width()));
   RETURN_IF_ERROR(CheckView("AttentionForward", "out", out, q.rows, q.cols));
   RETURN_IF_ERROR(CheckView("AttentionForward", "lse", lse, p.batch * p.heads, p.seq));
-  if (problem.bf16) {
-    RETURN_IF_ERROR(RoundOperands({&q, &k, &v}));
-  }
+  if (TakesFlash(p)) return FlashForward(p, q, k, v, out, lse);
+  if (problem.bf16) RETURN_IF_ERROR(RoundOperands({&q, &k, &v}));
   WithPart(p.head_dim, [&](auto part) {
     const dim3 grid(BlocksOf(p.seq), static_cast<unsigned>(p.batch * p.heads));
     ForwardKernel<decltype(part)::value>
@@ -306,11 +306,13 @@ Status CudaBackend::AttentionBackward(const AttentionParams& p, ConstTensorView 
   RETURN_IF_ERROR(CheckView(op, "dk", dk, k.rows, k.cols));
   RETURN_IF_ERROR(CheckView(op, "dv", dv, k.rows, k.cols));
   RETURN_IF_ERROR(CheckView(op, "lse", lse, p.batch * p.heads, p.seq));
-  if (problem.bf16) RETURN_IF_ERROR(RoundOperands({&dout, &q, &k, &v}));
+  const bool flash = TakesFlash(p);
+  if (problem.bf16 && !flash) RETURN_IF_ERROR(RoundOperands({&dout, &q, &k, &v}));
   const int64_t rows = p.batch * p.heads * p.seq;
   RETURN_IF_ERROR(attention_delta_.Reserve(*this, rows * 4));
   float* delta = static_cast<float*>(attention_delta_.data());
   RETURN_IF_ERROR(ForEach(stream_, op, rows, DeltaOp{problem, dout.f32(), out.f32(), delta}));
+  if (flash) return FlashBackward(p, dout, q, k, v, lse, delta, dq, dk, dv);
   WithPart(p.head_dim, [&](auto part) {
     constexpr int kPart = decltype(part)::value;
     const dim3 by_query(BlocksOf(p.seq), static_cast<unsigned>(p.batch * p.heads));

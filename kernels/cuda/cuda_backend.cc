@@ -25,9 +25,9 @@ CudaBackend::CudaBackend(int device, int64_t memory_limit_bytes)
 
 CudaBackend::~CudaBackend() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-  for (Buffer* buffer :
-       {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_, &gemm_b_,
-        &reduce_partials_, &histogram_, &row_stats_, &words_, &code_a_, &code_b_, &code_out_}) {
+  for (Buffer* buffer : {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_,
+                         &gemm_b_, &reduce_partials_, &histogram_, &row_stats_, &column_amax_,
+                         &words_, &code_a_, &code_b_, &code_out_, &scale_a_, &scale_b_}) {
     buffer->Reset();
   }
   matmul_.reset();
@@ -63,6 +63,12 @@ Status CudaBackend::Open() {
                 properties.minor, static_cast<double>(properties.totalGlobalMem) / 1073741824.0);
   RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
   ASSIGN_OR_RETURN(matmul_, Matmul::Make());
+  constexpr int kHopper = 9;
+  if (properties.major == kHopper) {
+    float8_products_ =
+        matmul_->Has({256, 256, 256, false, true, MatmulElem::kE4M3, MatmulElem::kE4M3});
+  }
+  description_ += float8_products_ ? ", codes as FP8" : ", codes as BF16";
   return OkStatus();
 }
 
@@ -74,6 +80,7 @@ Support CudaBackend::Supports(const OpQuery& query) const {
     case Op::kQuantize:
       return outer(query.left) ? Support::kFast : Support::kNone;
     case Op::kQuantizedGemm:
+      if (outer(query.left) && outer(query.right)) return Support::kFast;
       return outer(query.left) || outer(query.right) ? Support::kReference : Support::kNone;
     case Op::kGemm:
       return query.left == Elem::kF32 || query.left == Elem::kBf16 ? Support::kFast
@@ -119,9 +126,9 @@ void CudaBackend::Free(void* memory) {
 
 int64_t CudaBackend::workspace_bytes() const {
   int64_t total = Matmul::kWorkspaceBytes;
-  for (const Buffer* buffer :
-       {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_, &gemm_b_,
-        &reduce_partials_, &histogram_, &row_stats_, &words_, &code_a_, &code_b_, &code_out_}) {
+  for (const Buffer* buffer : {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_,
+                               &gemm_b_, &reduce_partials_, &histogram_, &row_stats_, &column_amax_,
+                               &words_, &code_a_, &code_b_, &code_out_, &scale_a_, &scale_b_}) {
     total += buffer->capacity_bytes();
   }
   return total;

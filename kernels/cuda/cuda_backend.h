@@ -24,14 +24,7 @@
 
 namespace nibble::cuda {
 
-// What the passes of Quantize know about one row; see quantize.cu.
-struct RowStats {
-  float low;
-  float high;
-  uint32_t amax_bits;
-  uint32_t residual_amax_bits;
-  int32_t residual_count;
-};
+struct RowStats;  // quantize_kernels.cuh
 
 class CudaBackend final : public Backend {
  public:
@@ -105,12 +98,27 @@ class CudaBackend final : public Backend {
   // Raises a device flag for ids outside [0, limit); OUT_OF_RANGE names the operation. Waits.
   Status CheckIds(const char* op, ConstTensorView ids, int64_t limit, bool allow_ignore);
   Status Rope(const RopeParams& params, TensorView x, float sign);
-  // The integer codes of x, outliers included, as FP32 in `buffer`.
-  Status Integers(const QuantizedTensor& x, Buffer& buffer);
+  // Products on codes; code_gemm.cu.
+  MatmulElem CarrierOf(const QuantizedGemmParams& params, const QuantizedTensor& a,
+                       const QuantizedTensor& b, const MatmulShape& shape) const;
+  Status Carry(const QuantizedTensor& x, MatmulElem carrier, bool transposed, bool residual_alone,
+               Buffer& buffer);
+  Status CarriedProduct(const MatmulShape& shape, bool accumulate, TensorView out);
   // Replaces each view by a copy rounded to BF16, valid until the next attention call.
   Status RoundOperands(std::initializer_list<ConstTensorView*> operands);
+  // Attention on tensor cores; flash_attention.cu.
+  static bool TakesFlash(const AttentionParams& p);
+  Status Bf16Operands(std::initializer_list<ConstTensorView> operands, const uint16_t** first);
+  Status FlashForward(const AttentionParams& p, ConstTensorView q, ConstTensorView k,
+                      ConstTensorView v, TensorView out, TensorView lse);
+  Status FlashBackward(const AttentionParams& p, ConstTensorView dout, ConstTensorView q,
+                       ConstTensorView k, ConstTensorView v, ConstTensorView lse,
+                       const float* delta, TensorView dq, TensorView dk, TensorView dv);
   Result<double> Reduce(ConstTensorView x, bool squared);
   Status OccBounds(const Quant& quant, ConstTensorView x, RowStats* stats);
+  Status PrepareFold(const QuantizeContext& context, ConstTensorView x, bool clamped,
+                     QuantizedTensor* out);
+  Status MeasureColumns(ConstTensorView x, const RowStats* stats, const QuantizedTensor& out);
   Status SetScales(const Quant& quant, ConstTensorView x, RowStats* stats, QuantizedTensor* out);
   Status Encode(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                 const RowStats* stats, QuantizedTensor* out, TensorView decoded);
@@ -120,12 +128,14 @@ class CudaBackend final : public Backend {
   std::string description_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Matmul> matmul_;
+  bool float8_products_ = false;  // FP8 with a scale vector per side (OUTER_VEC_32F)
   int64_t allocated_bytes_ = 0;
   int64_t peak_allocated_bytes_ = 0;
   std::unordered_map<void*, int64_t> allocations_;
   // One per purpose, so that operations may call each other.
   Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
-  Buffer histogram_, row_stats_, words_, code_a_, code_b_, code_out_;
+  Buffer histogram_, row_stats_, column_amax_, words_, code_a_, code_b_, code_out_;
+  Buffer scale_a_, scale_b_;
 };
 
 }  // namespace nibble::cuda

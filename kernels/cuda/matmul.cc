@@ -15,6 +15,32 @@ Status LtStatus(cublasStatus_t status, const char* what) {
                        cublasLtGetStatusString(status));
 }
 
+cudaDataType_t TypeOf(MatmulElem elem) {
+  switch (elem) {
+    case MatmulElem::kF32:
+      return CUDA_R_32F;
+    case MatmulElem::kBf16:
+      return CUDA_R_16BF;
+    case MatmulElem::kE5M2:
+      return CUDA_R_8F_E5M2;
+    case MatmulElem::kNvE2M1:
+      return CUDA_R_4F_E2M1;
+    default:
+      return CUDA_R_8F_E4M3;
+  }
+}
+
+cublasLtMatmulMatrixScale_t ScaleModeOf(MatmulElem elem) {
+  if (elem == MatmulElem::kMxE4M3) return CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0;
+  if (elem == MatmulElem::kNvE2M1) return CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
+  return CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+}
+
+const char* NameOf(MatmulElem elem) {
+  static constexpr const char* kNames[] = {"fp32", "bf16", "e4m3", "e5m2", "mxfp8", "nvfp4"};
+  return kNames[static_cast<int>(elem)];
+}
+
 }  // namespace
 
 // A row-major matrix is its transpose column-major, so out^T (n, m) = op(b)^T op(a)^T.
@@ -32,18 +58,36 @@ struct Matmul::Plan {
     if (operation != nullptr) cublasLtMatmulDescDestroy(operation);
   }
 
-  Status Build(cublasLtHandle_t handle, const MatmulShape& s) {
-    const cudaDataType_t type = s.bf16 ? CUDA_R_16BF : CUDA_R_32F;
+  template <typename T>
+  Status Set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
+    return LtStatus(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)),
+                    "descriptor attribute");
+  }
+
+  // The library's first matrix is b.
+  Status SetScales(const MatmulScales& scales) {
+    RETURN_IF_ERROR(Set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.b));
+    return Set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.a);
+  }
+
+  // `any`: device memory that stands for scales not known yet.
+  Status Build(cublasLtHandle_t handle, const MatmulShape& s, const void* any) {
+    if (IsNarrow(s.a) != IsNarrow(s.b) || (IsNarrow(s.a) && (s.transpose_a || !s.transpose_b))) {
+      return InvalidArgumentError("Gemm: narrow operands go together and lie along the sum");
+    }
     RETURN_IF_ERROR(LtStatus(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                              "descriptor"));
     const cublasOperation_t op_first = s.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasOperation_t op_second = s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-    RETURN_IF_ERROR(LtStatus(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA,
-                                                            &op_first, sizeof(op_first)),
-                             "transpose"));
-    RETURN_IF_ERROR(LtStatus(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSB,
-                                                            &op_second, sizeof(op_second)),
-                             "transpose"));
+    RETURN_IF_ERROR(Set(CUBLASLT_MATMUL_DESC_TRANSA, op_first));
+    RETURN_IF_ERROR(Set(CUBLASLT_MATMUL_DESC_TRANSB, op_second));
+    if (IsNarrow(s.a)) {
+      RETURN_IF_ERROR(Set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, ScaleModeOf(s.b)));
+      RETURN_IF_ERROR(Set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, ScaleModeOf(s.a)));
+      RETURN_IF_ERROR(SetScales({any, any}));
+      const int8_t fast = s.fast_accumulation ? 1 : 0;
+      RETURN_IF_ERROR(Set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, fast));
+    }
     const auto layout = [](cublasLtMatrixLayout_t* out, cudaDataType_t t, int64_t rows,
                            int64_t cols) {
       return LtStatus(cublasLtMatrixLayoutCreate(out, t, static_cast<uint64_t>(rows),
@@ -51,8 +95,10 @@ struct Matmul::Plan {
                       "layout");
     };
     // Column-major views of the stored matrices: (columns, rows) of each.
-    RETURN_IF_ERROR(layout(&first, type, s.transpose_b ? s.k : s.n, s.transpose_b ? s.n : s.k));
-    RETURN_IF_ERROR(layout(&second, type, s.transpose_a ? s.m : s.k, s.transpose_a ? s.k : s.m));
+    RETURN_IF_ERROR(
+        layout(&first, TypeOf(s.b), s.transpose_b ? s.k : s.n, s.transpose_b ? s.n : s.k));
+    RETURN_IF_ERROR(
+        layout(&second, TypeOf(s.a), s.transpose_a ? s.m : s.k, s.transpose_a ? s.k : s.m));
     RETURN_IF_ERROR(layout(&result, CUDA_R_32F, s.n, s.m));
     return Choose(handle, s);
   }
@@ -75,9 +121,9 @@ struct Matmul::Plan {
     cublasLtMatmulPreferenceDestroy(preference);
     if (!status.ok() || count == 0) {
       return UnimplementedError(
-          StrFormat("Gemm: cuBLASLt has no algorithm for (%lld, %lld, %lld), %s operands",
+          StrFormat("Gemm: cuBLASLt has no algorithm for (%lld, %lld, %lld), %s by %s",
                     static_cast<long long>(s.m), static_cast<long long>(s.n),
-                    static_cast<long long>(s.k), s.bf16 ? "bf16" : "fp32"));
+                    static_cast<long long>(s.k), NameOf(s.a), NameOf(s.b)));
     }
     algorithm = found.algo;
     return OkStatus();
@@ -99,19 +145,22 @@ Matmul::~Matmul() {
   if (handle_ != nullptr) cublasLtDestroy(handle_);
 }
 
-Result<const Matmul::Plan*> Matmul::PlanOf(const MatmulShape& shape) {
+Result<Matmul::Plan*> Matmul::PlanOf(const MatmulShape& shape) {
   const auto found = plans_.find(shape);
-  if (found != plans_.end()) return static_cast<const Plan*>(found->second.get());
+  if (found != plans_.end()) return found->second.get();
   auto plan = std::make_unique<Plan>();
-  RETURN_IF_ERROR(plan->Build(handle_, shape));
-  const Plan* result = plan.get();
+  RETURN_IF_ERROR(plan->Build(handle_, shape, workspace_));
+  Plan* const result = plan.get();
   plans_[shape] = std::move(plan);
   return result;
 }
 
+bool Matmul::Has(const MatmulShape& shape) { return PlanOf(shape).ok(); }
+
 Status Matmul::Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
-                   bool accumulate, float* out) {
-  ASSIGN_OR_RETURN(const Plan* plan, PlanOf(shape));
+                   const MatmulScales& scales, bool accumulate, float* out) {
+  ASSIGN_OR_RETURN(Plan* const plan, PlanOf(shape));
+  if (IsNarrow(shape.a)) RETURN_IF_ERROR(plan->SetScales(scales));
   const float one = 1.0f;
   const float beta = accumulate ? 1.0f : 0.0f;
   return LtStatus(cublasLtMatmul(handle_, plan->operation, &one, b, plan->first, a, plan->second,

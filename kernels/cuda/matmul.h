@@ -2,8 +2,9 @@
 //
 // Matmul: row-major products through cuBLASLt.
 //
-// Purpose: one place that knows descriptors, layouts, heuristics and the workspace. FP32 products
-// run without TF32; BF16 products accumulate in FP32. Thread-safety: thread-compatible. Ownership:
+// Purpose: one place that knows descriptors, layouts, scale modes, heuristics and the workspace.
+// FP32 products run without TF32; the others accumulate in FP32. FP8 products promote their partial
+// sums to FP32 (FAST_ACCUM 0) unless asked not to. Thread-safety: thread-compatible. Ownership:
 // owns the handle, the workspace and a plan per shape, so a warmed-up step allocates nothing.
 #pragma once
 
@@ -19,11 +20,26 @@
 
 namespace nibble::cuda {
 
+// Operands in memory. kE4M3, kE5M2: scaled by an FP32 vector along the output each (OUTER_VEC_32F,
+// Hopper alone). kMxE4M3: an E8M0 scale per 32 elements of the sum. kNvE2M1: two codes a byte, an
+// E4M3 scale per 16. Block scales lie as kernels/formats/scale_layout.h says (Blackwell).
+enum class MatmulElem : uint8_t { kF32, kBf16, kE4M3, kE5M2, kMxE4M3, kNvE2M1 };
+
 struct MatmulShape {
-  int64_t m, n, k;  // out (m, n) = op(a) (m, k) op(b) (k, n), all dense row-major
+  int64_t m, n, k;  // out (m, n) = op(a) (m, k) op(b) (k, n), all dense row-major; out is FP32
   bool transpose_a, transpose_b;
-  bool bf16;  // operands are BF16 in memory, else FP32; out is FP32
+  MatmulElem a = MatmulElem::kF32, b = MatmulElem::kF32;
+  bool fast_accumulation = false;
   auto operator<=>(const MatmulShape&) const = default;
+};
+// Narrow operands lie along the sum: transpose_a no, transpose_b yes.
+constexpr bool IsNarrow(MatmulElem elem) {
+  return elem != MatmulElem::kF32 && elem != MatmulElem::kBf16;
+}
+// Of narrow operands; m of a, n of b, or one per block.
+struct MatmulScales {
+  const void* a = nullptr;
+  const void* b = nullptr;
 };
 
 class Matmul {
@@ -36,14 +52,16 @@ class Matmul {
   // out = op(a) op(b) + (accumulate ? out : 0). Device pointers. UNIMPLEMENTED when cuBLASLt has no
   // algorithm for the shape.
   Status Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
-             bool accumulate, float* out);
+             const MatmulScales& scales, bool accumulate, float* out);
+  // Whether cuBLASLt has an algorithm on this device.
+  bool Has(const MatmulShape& shape);
 
   static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 
  private:
   struct Plan;
   Matmul() = default;
-  Result<const Plan*> PlanOf(const MatmulShape& shape);
+  Result<Plan*> PlanOf(const MatmulShape& shape);
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;

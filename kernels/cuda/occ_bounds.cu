@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_stats.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/occ.h"
 

@@ -57,7 +57,7 @@ HostCopy QuantizeOn(Backend& backend, const Quant& quant, const std::vector<floa
     host.offsets = Bytes(backend, q.residual_offsets, (rows + 1) * 4);
     host.columns = Bytes(backend, q.residual_columns, q.residual_count * 4);
     host.values =
-        Bytes(backend, q.residual_values, q.residual_count * (q.comp == OccComp::kE4M3 ? 1 : 4));
+        Bytes(backend, q.residual_values, q.residual_count * (q.comp == OccComp::kBf16 ? 4 : 1));
   }
   host.decoded.resize(source.size());
   EXPECT_TRUE(backend.CopyOut(host.decoded.data(), decoded.data, decoded.size_bytes()).ok());
@@ -119,6 +119,7 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
                           E2M1Rows(Round::kTe8),
                           Clamped(OccScope::kTensor, OccComp::kE4M3),
                           Clamped(OccScope::kTensor, OccComp::kBf16),
+                          Clamped(OccScope::kTensor, OccComp::kWide),
                           Clamped(OccScope::kToken, OccComp::kNone),
                           Float8(Elem::kE4M3, ScaleRule::kCurrent, 448),
                           Float8(Elem::kE5M2, ScaleRule::kP2, 57344)};

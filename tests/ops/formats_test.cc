@@ -16,6 +16,7 @@
 #include "kernels/formats/fp8.h"
 #include "kernels/formats/occ.h"
 #include "kernels/formats/philox.h"
+#include "kernels/formats/scale_layout.h"
 #include "kernels/formats/scales.h"
 
 #if defined(NIBBLE_CUDA_HEADERS)
@@ -278,6 +279,28 @@ TEST(Occ, IndicesStayInsideAndClampKeepsNan) {
   EXPECT_EQ(OccClamp(5.0f, -1.0f, 2.0f), 2.0f);
   EXPECT_EQ(OccClamp(-5.0f, -1.0f, 2.0f), -1.0f);
   EXPECT_TRUE(std::isnan(OccClamp(kNan, -1.0f, 2.0f)));
+}
+
+TEST(ScaleLayout, GivesEveryScaleAPlaceOfItsOwn) {
+  for (const auto& [rows, blocks] : {std::pair<int64_t, int64_t>{1, 1}, {128, 4}, {200, 9}}) {
+    std::vector<int> seen(static_cast<size_t>(formats::BlockScaleBytes(rows, blocks)));
+    EXPECT_EQ(seen.size() % 512, 0u);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t at = formats::BlockScaleOffset(row, block, blocks);
+        ASSERT_GE(at, 0);
+        ASSERT_LT(at, static_cast<int64_t>(seen.size()));
+        EXPECT_EQ(seen[static_cast<size_t>(at)]++, 0) << row << ' ' << block;
+      }
+    }
+  }
+  // Rows 32 apart are neighbours, then the next row, then the next tile along the sum.
+  EXPECT_EQ(formats::BlockScaleOffset(0, 3, 8), 3);
+  EXPECT_EQ(formats::BlockScaleOffset(32, 0, 8), 4);
+  EXPECT_EQ(formats::BlockScaleOffset(96, 1, 8), 13);
+  EXPECT_EQ(formats::BlockScaleOffset(1, 0, 8), 16);
+  EXPECT_EQ(formats::BlockScaleOffset(0, 4, 8), 512);
+  EXPECT_EQ(formats::BlockScaleOffset(128, 0, 8), 1024);
 }
 
 }  // namespace

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Kernels of Quantize and Dequantize for one FP32 scale per tensor, row or column.
+//
+// Purpose: measure, scales, encode, each over rows; folding divides by another operand's scales on
+// the way. Equal bit for bit to the CPU: maxima and counts do not depend on an order, outliers are
+// written in ascending columns. Thread-safety: kernels, ordered by their stream.
+#pragma once
+
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/row_stats.h"
+#include "kernels/formats/occ.h"
+#include "kernels/formats/scales.h"
+
+namespace nibble::cuda {
+
+// Which stored elements share a scale.
+enum class ScaleAxis : uint8_t { kTensor, kRow, kColumn };
+
+// What elements are divided by before they are scaled; nullptr: nothing.
+struct Fold {
+  const float* by_row = nullptr;
+  const float* by_column = nullptr;
+
+  __device__ float Apply(float value, int64_t row, int64_t col) const {
+    if (by_row != nullptr) return value / by_row[row];
+    return by_column != nullptr ? value / by_column[col] : value;
+  }
+  // What a folded value is multiplied by to be x again.
+  __device__ float Undo(float decoded, int64_t row, int64_t col) const {
+    if (by_row == nullptr && by_column == nullptr) return decoded;
+    const float fold = by_row != nullptr ? by_row[row] : by_column[col];
+    return decoded * (formats::IsFinite(fold) ? fold : 0.0f);
+  }
+};
+
+// fold[i] = what element i of the sum is divided by: the scale of row i of the other operand's
+// codes, or its only one; +Inf for a row of zero codes, whose scale says nothing. Blocks by row.
+__global__ void FoldKernel(const float* enc, bool per_row, const uint8_t* codes, int64_t rows,
+                           int64_t row_bytes, uint8_t magnitude_bits, float* fold) {
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const float value = enc[per_row ? row : 0];
+    int32_t nonzero = 1;
+    if (per_row && value == 1.0f) {  // of a group of zeros
+      nonzero = 0;
+      for (int64_t i = threadIdx.x; i < row_bytes; i += kThreads) {
+        nonzero |= (codes[row * row_bytes + i] & magnitude_bits) != 0 ? 1 : 0;
+      }
+    }
+    nonzero = BlockMax(nonzero);
+    if (threadIdx.x == 0) fold[row] = nonzero != 0 ? value : formats::BitsFloat(0x7F800000u);
+  }
+}
+
+__global__ void MeasureRowsKernel(const float* x, Fold fold, int64_t rows, int64_t cols,
+                                  RowStats* stats) {
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const float low = stats[row].low;
+    const float high = stats[row].high;
+    uint32_t amax = 0, residual = 0;
+    int32_t count = 0;
+    for (int64_t i = threadIdx.x; i < cols; i += kThreads) {
+      const float value = fold.Apply(formats::RoundBf16(x[row * cols + i]), row, i);
+      const float clamped = formats::OccClamp(value, low, high);
+      amax = formats::AmaxUpdate(amax, clamped);
+      residual = formats::AmaxUpdate(residual, value - clamped);
+      count += static_cast<int32_t>(value < low) + static_cast<int32_t>(value > high);
+    }
+    const uint32_t row_amax = BlockMax(amax);
+    const uint32_t row_residual = BlockMax(residual);
+    const int32_t row_count = BlockSum(count);
+    if (threadIdx.x == 0) {
+      stats[row].amax_bits = row_amax;
+      stats[row].residual_amax_bits = row_residual;
+      stats[row].residual_count = row_count;
+    }
+  }
+}
+
+inline constexpr int kStripColumns = 32;
+
+// columns[c] = max over rows; grid (strips of 32 columns, chunks of rows). columns starts as zeros.
+__global__ void MeasureColumnsKernel(const float* x, Fold fold, const RowStats* stats, int64_t rows,
+                                     int64_t cols, uint32_t* columns) {
+  __shared__ uint32_t shared[kThreads];
+  constexpr int kLanes = kThreads / kStripColumns;
+  const int64_t col =
+      static_cast<int64_t>(blockIdx.x) * kStripColumns + threadIdx.x % kStripColumns;
+  const int64_t chunk = (rows + gridDim.y - 1) / gridDim.y;
+  const int64_t first = chunk * blockIdx.y;
+  const int64_t last = first + chunk < rows ? first + chunk : rows;
+  uint32_t amax = 0;
+  for (int64_t row = first + threadIdx.x / kStripColumns; col < cols && row < last; row += kLanes) {
+    const float value = fold.Apply(formats::RoundBf16(x[row * cols + col]), row, col);
+    amax = formats::AmaxUpdate(amax, formats::OccClamp(value, stats[row].low, stats[row].high));
+  }
+  shared[threadIdx.x] = amax;
+  __syncthreads();
+  if (threadIdx.x >= kStripColumns || col >= cols) return;
+  for (int lane = 1; lane < kLanes; ++lane) {
+    const uint32_t other = shared[lane * kStripColumns + threadIdx.x];
+    amax = other > amax ? other : amax;
+  }
+  atomicMax(&columns[col], amax);  // of bits: the order does not matter
+}
+
+__device__ inline float EncOf(ScaleRule rule, float max, uint32_t amax_bits) {
+  const float amax = formats::BitsFloat(amax_bits);
+  switch (rule) {
+    case ScaleRule::kF32:
+      return formats::ScaleF32(amax, max);
+    case ScaleRule::kP2:
+      return formats::ScaleP2(amax, max);
+    case ScaleRule::kCurrent:
+      return formats::ScaleCurrent(amax, max, false);
+    case ScaleRule::kCurrentP2:
+      return formats::ScaleCurrent(amax, max, true);
+    default:
+      return 1.0f;
+  }
+}
+
+// What the host learns: sizes of buffers and counters.
+struct ScaleSummary {
+  int32_t residual_count;
+  int32_t nonfinite;
+  uint32_t residual_amax_bits;
+};
+
+struct ScaleTask {
+  ScaleRule rule;
+  float max;
+  ScaleAxis axis;
+  int64_t rows, cols;
+  const RowStats* stats;
+  const uint32_t* columns;  // of kColumn
+  float* enc;
+  int32_t* offsets;  // nullptr without outliers
+  ScaleSummary* summary;
+};
+
+// One block: scales of all groups, running offsets of the outliers, totals.
+__global__ void ScalesKernel(ScaleTask t) {
+  uint32_t tensor = 0, residual = 0;
+  int32_t nonfinite = 0;
+  const auto finite = [](uint32_t bits) { return formats::IsFinite(formats::BitsFloat(bits)); };
+  for (int64_t row = threadIdx.x; row < t.rows; row += kThreads) {
+    const uint32_t bits = t.stats[row].amax_bits;
+    tensor = bits > tensor ? bits : tensor;
+    const uint32_t r = t.stats[row].residual_amax_bits;
+    residual = r > residual ? r : residual;
+    if (t.axis != ScaleAxis::kRow) continue;
+    t.enc[row] = EncOf(t.rule, t.max, bits);
+    nonfinite += finite(bits) ? 0 : 1;
+  }
+  if (t.axis == ScaleAxis::kColumn) {
+    for (int64_t col = threadIdx.x; col < t.cols; col += kThreads) {
+      t.enc[col] = EncOf(t.rule, t.max, t.columns[col]);
+      nonfinite += finite(t.columns[col]) ? 0 : 1;
+    }
+  }
+  tensor = BlockMax(tensor);
+  residual = BlockMax(residual);
+  nonfinite = BlockSum(nonfinite);
+  if (threadIdx.x != 0) return;
+  if (t.axis == ScaleAxis::kTensor) {
+    t.enc[0] = EncOf(t.rule, t.max, tensor);
+    nonfinite = finite(tensor) ? 0 : 1;
+  }
+  int32_t next = 0;
+  if (t.offsets != nullptr) {
+    for (int64_t row = 0; row < t.rows; ++row) {
+      t.offsets[row] = next;
+      next += t.stats[row].residual_count;
+    }
+    t.offsets[t.rows] = next;
+    nonfinite += finite(residual) ? 0 : 1;
+  }
+  *t.summary = {next, nonfinite, residual};
+}
+
+struct EncodeTask {
+  Elem elem;
+  Round round;
+  ScaleRule scale;
+  OccComp comp;
+  RandomSource random;
+  ScaleAxis axis;
+  bool turned;  // the random stream counts down the columns
+  float residual_enc;
+  int64_t rows, cols, code_row_bytes;
+  const float* x;
+  Fold fold;
+  const RowStats* stats;
+  const float* enc;
+  uint8_t* codes;  // nullptr: not kept
+  float* decoded;  // nullptr: not wanted; may be x
+  const int32_t* offsets;
+  int32_t* columns;
+  void* values;
+};
+
+__device__ inline float EncAt(ScaleAxis axis, const float* enc, int64_t row, int64_t col) {
+  return enc[axis == ScaleAxis::kTensor ? 0 : (axis == ScaleAxis::kRow ? row : col)];
+}
+
+// Integer code of an outlier in half units, at most kWideMax, less the code of its clamped value.
+inline constexpr float kWideMax = 127.0f;
+__device__ inline float ClampWide(float x) { return fminf(fmaxf(x, -kWideMax), kWideMax); }
+
+// Stores an outlier; what the decoded element becomes, which is `decoded` without it.
+__device__ inline float StoreResidual(const EncodeTask& t, int32_t at, int64_t col, float value,
+                                      float clamped, float enc, float grid, float decoded) {
+  t.columns[at] = static_cast<int32_t>(col);
+  const float residual = value - clamped;
+  if (t.comp == OccComp::kE4M3) {
+    const uint8_t code = formats::EncodeE4M3(residual * t.residual_enc);
+    static_cast<uint8_t*>(t.values)[at] = code;
+    return decoded + formats::DecodeE4M3(code) / t.residual_enc;
+  }
+  if (t.comp == OccComp::kWide) {
+    const float halves = ClampWide(value * enc * 2.0f);
+    const float wide = ClampWide(nearbyintf(halves) - grid * 2.0f);
+    static_cast<int8_t*>(t.values)[at] = static_cast<int8_t>(wide);
+    return DecodeGrid(t.scale, enc, grid + wide * 0.5f);
+  }
+  const float rounded = formats::RoundBf16(residual);
+  static_cast<float*>(t.values)[at] = rounded;
+  return decoded + rounded;
+}
+
+// Position of this thread's outlier among those of the block's columns, in column order.
+__device__ inline int32_t OutlierRank(bool outlier, int32_t* total) {
+  __shared__ int32_t warp_counts[kWarps];
+  const unsigned mask = __ballot_sync(0xFFFFFFFFu, outlier);
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  __syncthreads();
+  if (lane == 0) warp_counts[warp] = __popc(mask);
+  __syncthreads();
+  int32_t before = 0;
+  *total = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) before += warp_counts[w];
+    *total += warp_counts[w];
+  }
+  return before + __popc(mask & ((1u << lane) - 1u));
+}
+
+// One block per row, kThreads columns at a time. For E2M1 the even thread of a pair packs the byte.
+__global__ void EncodeRowsKernel(EncodeTask t) {
+  for (int64_t row = blockIdx.x; row < t.rows; row += gridDim.x) {
+    const float low = t.stats[row].low;
+    const float high = t.stats[row].high;
+    int32_t next = t.offsets != nullptr ? t.offsets[row] : 0;
+    for (int64_t first = 0; first < t.cols; first += kThreads) {
+      const int64_t col = first + threadIdx.x;
+      const bool live = col < t.cols;
+      const float enc = live ? EncAt(t.axis, t.enc, row, col) : 1.0f;
+      const float source = live ? formats::RoundBf16(t.x[row * t.cols + col]) : 0.0f;
+      const float value = live ? t.fold.Apply(source, row, col) : 0.0f;
+      const float clamped = formats::OccClamp(value, low, high);
+      const int64_t position = t.turned ? col * t.rows + row : row * t.cols + col;
+      const float grid = RoundToGrid(t.elem, t.round, t.random, position, clamped * enc);
+      if (t.codes != nullptr) {
+        const unsigned code = CodeOf(t.elem, grid);
+        const unsigned neighbour = __shfl_down_sync(0xFFFFFFFFu, code, 1);
+        uint8_t* row_codes = t.codes + row * t.code_row_bytes;
+        if (t.elem != Elem::kE2M1) {
+          if (live) row_codes[col] = static_cast<uint8_t>(code);
+        } else if (live && col % 2 == 0) {
+          const unsigned odd = col + 1 < t.cols ? neighbour : 0u;
+          row_codes[col / 2] =
+              formats::PackE2M1(static_cast<uint8_t>(code), static_cast<uint8_t>(odd));
+        }
+      }
+      float decoded = DecodeGrid(t.scale, enc, grid);
+      if (t.offsets != nullptr) {
+        const bool outlier = live && (value < low || value > high);
+        int32_t total = 0;
+        const int32_t rank = OutlierRank(outlier, &total);
+        if (outlier) {
+          decoded = StoreResidual(t, next + rank, col, value, clamped, enc, grid, decoded);
+        }
+        next += total;
+      }
+      if (live && t.decoded != nullptr) {
+        t.decoded[row * t.cols + col] = t.fold.Undo(decoded, row, col);
+      }
+    }
+  }
+}
+
+// Codes as Dequantize and the products read them.
+struct StoredCodes {
+  Elem elem;
+  ScaleRule scale;
+  ScaleAxis axis;
+  int64_t rows, cols, code_row_bytes;
+  const uint8_t* codes;
+  const float* enc;
+
+  __device__ float Grid(int64_t row, int64_t col) const {
+    const uint8_t* row_codes = codes + row * code_row_bytes;
+    if (elem != Elem::kE2M1) return GridOf(elem, row_codes[col]);
+    const uint8_t pair = row_codes[col / 2];
+    return formats::DecodeE2M1(col % 2 == 0 ? pair & 15u : pair >> 4);
+  }
+  __device__ float Decode(int64_t row, int64_t col, float grid) const {
+    return DecodeGrid(scale, EncAt(axis, enc, row, col), grid);
+  }
+};
+
+struct DecodeOp {
+  StoredCodes x;
+  Fold fold;
+  float* decoded;
+  __device__ void operator()(int64_t i) const {
+    const int64_t row = i / x.cols;
+    const int64_t col = i % x.cols;
+    decoded[i] = fold.Undo(x.Decode(row, col, x.Grid(row, col)), row, col);
+  }
+};
+
+struct AddResidualOp {
+  StoredCodes x;
+  OccComp comp;
+  float residual_enc;
+  const int32_t *offsets, *columns;
+  const void* values;
+  float* decoded;
+  __device__ void operator()(int64_t row) const {
+    for (int32_t i = offsets[row]; i < offsets[row + 1]; ++i) {
+      const int64_t col = columns[i];
+      float* const target = decoded + row * x.cols + col;
+      if (comp == OccComp::kWide) {
+        const float wide = static_cast<float>(static_cast<const int8_t*>(values)[i]) * 0.5f;
+        *target = x.Decode(row, col, x.Grid(row, col) + wide);
+      } else if (comp == OccComp::kE4M3) {
+        *target += formats::DecodeE4M3(static_cast<const uint8_t*>(values)[i]) / residual_enc;
+      } else {
+        *target += static_cast<const float*>(values)[i];
+      }
+    }
+  }
+};
+
+}  // namespace nibble::cuda

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The quantization kernels of the CUDA backend, emulated: the bits of the CPU backend.
+#include "tests/ops/cuda_emulator.h"
+// The emulator first: it is what the kernels see of CUDA.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/quantize_kernels.cuh"
+#include "kernels/formats/philox.h"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+std::vector<float> Source(int64_t rows, int64_t cols, uint32_t stream) {
+  std::vector<float> x(static_cast<size_t>(rows * cols));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const uint32_t word = formats::RandomWord(11, 0, stream, i);
+    const float uniform = static_cast<float>(static_cast<int32_t>(word)) * 0x1p-31f;
+    // Heavy tails, so that clamping finds outliers; every 61st row of elements is zero.
+    x[i] = uniform * uniform * uniform * (word % 37 == 0 ? 40.0f : 3.0f);
+    if (static_cast<int64_t>(i) / cols % 61 == 5) x[i] = 0.0f;
+  }
+  return x;
+}
+
+// What a Quantize leaves, on the host.
+struct Result {
+  std::vector<uint8_t> codes, values;
+  std::vector<float> enc, decoded, fold;
+  std::vector<int32_t> offsets, columns;
+  int64_t nonfinite = 0;
+  float residual_enc = 1;
+};
+
+Result CpuResult(Backend& backend, const Quant& quant, const QuantizeContext& context,
+                 std::vector<float> x, int64_t rows, int64_t cols, QuantizedTensor* q) {
+  Result result;
+  result.decoded.resize(x.size());
+  EXPECT_TRUE(
+      backend
+          .Quantize(quant, context, {x.data(), rows, cols}, q, {result.decoded.data(), rows, cols})
+          .ok());
+  const auto copy = [](auto& to, const void* from, int64_t count) {
+    using T = typename std::remove_reference_t<decltype(to)>::value_type;
+    const T* first = static_cast<const T*>(from);
+    if (count > 0) to.assign(first, first + count);
+  };
+  copy(result.codes, q->codes.data(), rows * q->code_row_bytes());
+  copy(result.enc, q->enc.data(), q->scale_count());
+  if (q->folded)
+    copy(result.fold, q->fold.data(), context.contraction == Axis::kRows ? rows : cols);
+  if (q->comp != OccComp::kNone) {
+    copy(result.offsets, q->residual_offsets.data(), rows + 1);
+    copy(result.columns, q->residual_columns.data(), q->residual_count);
+    copy(result.values, q->residual_values.data(),
+         q->residual_count * (q->comp == OccComp::kBf16 ? 4 : 1));
+  }
+  result.nonfinite = q->nonfinite_amax;
+  result.residual_enc = q->residual_enc;
+  return result;
+}
+
+// The kernels in the order of CudaBackend::Quantize, with the bounds the CPU's quantiles gave.
+class EmulatedQuantize {
+ public:
+  EmulatedQuantize(const Quant& quant, const QuantizeContext& context, const std::vector<float>& x,
+                   int64_t rows, int64_t cols, const QuantizedTensor& shape, float low, float high,
+                   FiberOrder order)
+      : order_(order), rows_(rows), cols_(cols) {
+    Measure(quant, context, x, shape, low, high);
+    EncodeTask task{};
+    task.elem = quant.elem;
+    task.round = quant.round;
+    task.scale = quant.scale;
+    task.comp = shape.comp;
+    task.random = {context.seed, context.step, context.stream};
+    task.axis = axis_;
+    task.turned = context.contraction == Axis::kRows;
+    task.residual_enc =
+        shape.comp == OccComp::kE4M3
+            ? formats::ScaleP2(formats::BitsFloat(summary_.residual_amax_bits), formats::kE4M3Max)
+            : 1.0f;
+    task.rows = rows;
+    task.cols = cols;
+    task.code_row_bytes = shape.code_row_bytes();
+    task.x = x.data();
+    task.fold = fold_;
+    task.stats = stats_.data();
+    task.enc = result.enc.data();
+    result.codes.resize(static_cast<size_t>(rows * shape.code_row_bytes()));
+    task.codes = result.codes.data();
+    result.decoded.resize(x.size());
+    task.decoded = result.decoded.data();
+    if (shape.comp != OccComp::kNone) {
+      result.columns.resize(static_cast<size_t>(summary_.residual_count));
+      result.values.resize(result.columns.size() * (shape.comp == OccComp::kBf16 ? 4 : 1));
+      task.offsets = result.offsets.data();
+      task.columns = result.columns.data();
+      task.values = result.values.data();
+    }
+    Launch({7}, [=] { EncodeRowsKernel(task); });
+    result.nonfinite = summary_.nonfinite;
+    result.residual_enc = task.residual_enc;
+  }
+  Result result;
+
+ private:
+  void Launch(EmulatedDim grid, const std::function<void()>& kernel) {
+    Emulator::Get().Launch(grid, kThreads, 0, order_, kernel);
+  }
+  void Measure(const Quant& quant, const QuantizeContext& context, const std::vector<float>& x,
+               const QuantizedTensor& shape, float low, float high) {
+    const bool turned = context.contraction == Axis::kRows;
+    if (const QuantizedTensor* other = context.fold; other != nullptr) {
+      const int64_t depth = turned ? rows_ : cols_;
+      result.fold.resize(static_cast<size_t>(depth));
+      float* fold = result.fold.data();
+      Launch({5}, [=] {
+        FoldKernel(static_cast<const float*>(other->enc.data()), other->per_row(),
+                   static_cast<const uint8_t*>(other->codes.data()), depth, other->code_row_bytes(),
+                   0x77, fold);
+      });
+      (turned ? fold_.by_row : fold_.by_column) = fold;
+    }
+    stats_.assign(static_cast<size_t>(rows_), RowStats{low, high, 0, 0, 0});
+    axis_ = shape.per_column() ? ScaleAxis::kColumn
+                               : (shape.per_row() ? ScaleAxis::kRow : ScaleAxis::kTensor);
+    const Fold fold = fold_;
+    const int64_t rows = rows_, cols = cols_;
+    RowStats* stats = stats_.data();
+    const float* source = x.data();
+    Launch({3}, [=] { MeasureRowsKernel(source, fold, rows, cols, stats); });
+    std::vector<uint32_t> columns(static_cast<size_t>(cols), 0);
+    const unsigned strips = static_cast<unsigned>((cols + kStripColumns - 1) / kStripColumns);
+    uint32_t* amax = columns.data();
+    Launch({strips, 3}, [=] { MeasureColumnsKernel(source, fold, stats, rows, cols, amax); });
+    result.enc.resize(static_cast<size_t>(shape.scale_count()));
+    if (shape.comp != OccComp::kNone) result.offsets.resize(static_cast<size_t>(rows + 1));
+    const ScaleTask task{quant.scale,
+                         quant.scale_max,
+                         axis_,
+                         rows,
+                         cols,
+                         stats,
+                         amax,
+                         result.enc.data(),
+                         shape.comp != OccComp::kNone ? result.offsets.data() : nullptr,
+                         &summary_};
+    Launch({1}, [=] { ScalesKernel(task); });
+  }
+
+  FiberOrder order_;
+  int64_t rows_, cols_;
+  ScaleAxis axis_ = ScaleAxis::kTensor;
+  Fold fold_;
+  std::vector<RowStats> stats_;
+  ScaleSummary summary_{};
+};
+
+struct Case {
+  const char* name;
+  Elem elem;
+  Block block;
+  ScaleRule scale;
+  float max;
+  Round round;
+  Axis contraction = Axis::kCols;
+  OccComp comp = OccComp::kNone;
+  bool clamp = false;
+  bool fold = false;
+};
+
+const Case kCases[] = {
+    {"rows", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kEven},
+    {"sr24", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kSr24},
+    {"sr24 down the columns", Elem::kE2M1, Block::kOutputChannel, ScaleRule::kF32, 6, Round::kSr24,
+     Axis::kRows},
+    {"tensor", Elem::kE5M2, Block::kTensor, ScaleRule::kP2, 57344, Round::kEven},
+    {"current", Elem::kE4M3, Block::kTensor, ScaleRule::kCurrent, 448, Round::kEven},
+    {"columns", Elem::kE4M3, Block::kInputChannel, ScaleRule::kF32, 448, Round::kEven},
+    {"clamped", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kEven, Axis::kCols,
+     OccComp::kNone, true},
+    {"e4m3 residual", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kEven, Axis::kCols,
+     OccComp::kE4M3, true},
+    {"bf16 residual", Elem::kE2M1, Block::kTensor, ScaleRule::kF32, 6, Round::kEven, Axis::kCols,
+     OccComp::kBf16, true},
+    {"wide", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kEven, Axis::kCols,
+     OccComp::kWide, true},
+    {"folded rows", Elem::kE4M3, Block::kToken, ScaleRule::kF32, 448, Round::kEven, Axis::kCols,
+     OccComp::kNone, false, true},
+    {"folded columns", Elem::kE4M3, Block::kOutputChannel, ScaleRule::kF32, 448, Round::kEven,
+     Axis::kRows, OccComp::kNone, false, true},
+};
+
+// The clamping bounds of the whole tensor, by sorting.
+void Bounds(const std::vector<float>& x, double alpha, float* low, float* high) {
+  std::vector<float> sorted;
+  for (const float value : x) sorted.push_back(formats::RoundBf16(value));
+  std::sort(sorted.begin(), sorted.end());
+  const formats::QuantileIndices index =
+      formats::OccIndices(alpha, static_cast<int64_t>(sorted.size()));
+  *low = sorted[static_cast<size_t>(index.low)];
+  *high = sorted[static_cast<size_t>(index.high)];
+}
+
+class EmulatedKernels : public testing::TestWithParam<Case> {};
+
+TEST_P(EmulatedKernels, QuantizeToTheBitsOfTheCpu) {
+  const Case& c = GetParam();
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {67, 301}, {31, 64}}) {
+    SCOPED_TRACE(testing::Message() << c.name << ' ' << rows << 'x' << cols);
+    const std::vector<float> x = Source(rows, cols, 1);
+    Quant quant;
+    quant.elem = c.elem;
+    quant.block = c.block;
+    quant.scale = c.scale;
+    quant.scale_max = c.max;
+    quant.round = c.round;
+    if (c.clamp) quant.pre = {true, 0.97, OccScope::kTensor, c.comp};
+    QuantizeContext context;
+    context.seed = 3;
+    context.step = 4;
+    context.stream = 5;
+    context.contraction = c.contraction;
+    // The operand whose scales are folded: E2M1 by row, as many rows as the sum has terms.
+    const int64_t depth = c.contraction == Axis::kRows ? rows : cols;
+    QuantizedTensor other;
+    if (c.fold) {
+      Quant rows_of_e2m1;
+      rows_of_e2m1.elem = Elem::kE2M1;
+      rows_of_e2m1.block = Block::kToken;
+      rows_of_e2m1.scale = ScaleRule::kF32;
+      rows_of_e2m1.scale_max = 6;
+      CpuResult(*cpu, rows_of_e2m1, {}, Source(depth, 40, 2), depth, 40, &other);
+      quant.fold = true;
+      context.fold = &other;
+    }
+    QuantizedTensor q;
+    const Result expected = CpuResult(*cpu, quant, context, x, rows, cols, &q);
+    float low = -kInfinity, high = kInfinity;
+    if (c.clamp) Bounds(x, quant.pre.alpha, &low, &high);
+    for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
+      const Result got =
+          EmulatedQuantize(quant, context, x, rows, cols, q, low, high, order).result;
+      EXPECT_EQ(got.codes, expected.codes);
+      EXPECT_EQ(got.enc, expected.enc);
+      EXPECT_EQ(got.fold, expected.fold);
+      EXPECT_EQ(got.offsets, expected.offsets);
+      EXPECT_EQ(got.columns, expected.columns);
+      EXPECT_EQ(got.values, expected.values);
+      EXPECT_EQ(got.nonfinite, expected.nonfinite);
+      EXPECT_EQ(got.residual_enc, expected.residual_enc);
+      EXPECT_EQ(std::memcmp(got.decoded.data(), expected.decoded.data(), x.size() * 4), 0);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedKernels, testing::ValuesIn(kCases));
+
+}  // namespace
+}  // namespace nibble::cuda
