@@ -120,7 +120,8 @@ class RandomReplay {
 };
 
 // Past absolute maxima of one operand slot, for scale rule dly and for windows: what a layer keeps
-// from step to step. Host memory. Layout as Transformer Engine: [current, oldest .. newest].
+// from step to step. Host memory. Layout as Transformer Engine: [current, oldest .. newest]. A held
+// amax (Quant::hold) is the only entry, and enc the number of updates done when it was measured.
 struct AmaxHistory {
   std::vector<float> amax;
   float enc = 1;
@@ -148,8 +149,10 @@ struct QuantizeContext {
   const QuantizedTensor* fold = nullptr;
   // False: x is quantized as it is, not rounded to BF16 first (rotated in FP32).
   bool round_source = true;
-  // Of rules with a window; read and advanced. nullptr: as in the first step.
+  // Of rules with a window or a held amax; read and advanced. nullptr: as in the first step.
   AmaxHistory* history = nullptr;
+  // Optimizer updates done before this call; -1 outside training, where no amax is held.
+  int64_t completed = -1;
   // nullptr: the counter-based generator.
   const RandomReplay* replay = nullptr;
 };
@@ -272,7 +275,7 @@ class Backend {
   virtual Status Dequantize(const QuantizedTensor& x, TensorView decoded) = 0;
   // gradient += wgrad .* D(bf16(weight) .* enc), the estimator's derivative on the E2M1 axis, plus
   // the part through the scale's maximum where the estimator has one; wgrad, weight, gradient
-  // (N, K); enc as `quantized` holds it. UNIMPLEMENTED for a softmax in the forward scale.
+  // (N, K); enc as `quantized` holds it.
   virtual Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                                ConstTensorView weight, const QuantizedTensor& quantized,
                                TensorView gradient) = 0;

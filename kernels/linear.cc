@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "base/strings.h"
-#include "kernels/executable.h"
 
 namespace nibble {
 namespace {
@@ -33,17 +32,53 @@ Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
   }
   rows_ = x.rows;
   cols_ = x.cols;
+  RETURN_IF_ERROR(GatherNorms(step, x));
   // Xw first, so that the forward operand is what the workspace holds when Forward comes.
   const bool requant = recipe_.slot(Slot::kXw).source == Source::kRequant;
   if (!recipe_.SharesCodes(Slot::kXw) && !requant) {
     RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, Slot::kXw, layer_, step, nullptr, {}, x,
-                                {layer_, nullptr, nullptr}));
+                                Extras(step, layer_, false)));
   }
   OperandForms forms;
   forms.decoded = !FormOf(workspace_.backend(), recipe_, kFprop, rows_, 0, cols_).on_codes;
   forms.health = step.measure_health;
   return forward_.Make(workspace_, recipe_, Slot::kXf, layer_, step, nullptr, forms, x,
-                       {layer_, nullptr, nullptr});
+                       Extras(step, layer_, false));
+}
+
+const Quant& LinearInput::SplitQuant() const {
+  const Quant& forward = recipe_.slot(Slot::kXf);
+  return forward.split == Split::kChannels ? forward : recipe_.slot(Slot::kXw);
+}
+
+Status LinearInput::GatherNorms(const LinearStep& step, ConstTensorView x) {
+  const Quant& quant = SplitQuant();
+  const int64_t since = step.completed - quant.split_from;
+  if (!GathersChannels(step) || !step.advance_histories || since < 0 || !channels_.empty()) {
+    return OkStatus();
+  }
+  if (since >= quant.split_window && channel_norms_.seen > 0) return OkStatus();
+  RETURN_IF_ERROR(AddChannelNorms(workspace_.backend(), x, &channel_norms_.amax));
+  ++channel_norms_.seen;
+  return OkStatus();
+}
+
+OperandExtras LinearInput::Extras(const LinearStep& step, uint32_t layer, bool follows) {
+  OperandExtras extras;
+  extras.signs_layer = layer;
+  const Quant& quant = SplitQuant();
+  if (!GathersChannels(step)) {
+    const bool chosen = follows && forward_.split().set_number() != 0;
+    if (chosen) extras.channels = &forward_.split().channels();
+    return extras;
+  }
+  const bool complete = step.completed >= quant.split_from + quant.split_window;
+  if (channels_.empty() && complete && channel_norms_.seen > 0) {
+    channels_ = LargestChannels(channel_norms_.amax, quant.split_share);
+  }
+  extras.whole = channels_.empty();
+  extras.channels = &channels_;
+  return extras;
 }
 
 Result<SlotOperand*> LinearInput::Operand(const LinearStep& step, Slot slot) {
@@ -54,9 +89,8 @@ Result<SlotOperand*> LinearInput::Operand(const LinearStep& step, Slot slot) {
     ASSIGN_OR_RETURN(const ConstTensorView decoded, forward_.Decoded(workspace_));
     OperandForms forms;
     forms.decoded = !FormOf(workspace_.backend(), recipe_, kWgrad, 0, cols_, rows_).on_codes;
-    const OperandSplit* columns = forward_.split().set_number() != 0 ? &forward_.split() : nullptr;
     RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, slot, layer_, step, nullptr, forms, decoded,
-                                {layer_, nullptr, columns}));
+                                Extras(step, layer_, true)));
     requantized_ = forward_.stamp();
   }
   return &wgrad_;
@@ -94,19 +128,19 @@ bool QuantizedLinear::Serves(const SlotOperand& operand, const WeightDraw& made,
   return !recipe_.slot(slot).stochastic() || (step.seed == made.seed && step.step == made.step);
 }
 
-Status QuantizedLinear::PrepareWeight(const LinearStep& step, const LinearInput& input,
+Status QuantizedLinear::PrepareWeight(const LinearStep& step, LinearInput& input,
                                       ConstTensorView weight, uint64_t version) {
-  const bool follows = recipe_.slot(Slot::kWf).split == Split::kChannels;
-  const OperandSplit& columns = input.forward_.split();
-  const bool same_split = !follows || columns.set_number() == draw_.split;
-  if (same_split && Serves(weight_, draw_, Slot::kWf, step, version)) return OkStatus();
-  draw_ = {true, version, step.seed, step.step, columns.set_number(), step.advance_histories};
+  const OperandExtras extras = input.Extras(step, input.layer_, true);
+  const bool splits = recipe_.slot(Slot::kWf).split == Split::kChannels && !extras.whole;
+  const uint64_t columns = splits ? ChannelSetNumber(extras.channels) : 0;
+  if (columns == draw_.split && Serves(weight_, draw_, Slot::kWf, step, version)) {
+    return OkStatus();
+  }
+  draw_ = {true, version, step.seed, step.step, columns, step.advance_histories};
   dgrad_draw_ = {};
   OperandForms forms;
   forms.decoded =
       !FormOf(workspace_.backend(), recipe_, kFprop, 0, weight.rows, weight.cols).on_codes;
-  const OperandExtras extras{input.layer_, nullptr,
-                             follows && columns.set_number() != 0 ? &columns : nullptr};
   RETURN_IF_ERROR(
       weight_.Make(workspace_, recipe_, Slot::kWf, layer_, step, nullptr, forms, weight, extras));
   nonfinite_amax_ += weight_.nonfinite_amax();
@@ -128,12 +162,12 @@ Status QuantizedLinear::PrepareWeightDgrad(const LinearStep& step, ConstTensorVi
     ASSIGN_OR_RETURN(source, weight_.Decoded(workspace_));
   }
   RETURN_IF_ERROR(weight_dgrad_.Make(workspace_, recipe_, Slot::kWd, layer_, step, nullptr, forms,
-                                     source, {layer_, nullptr, nullptr}));
+                                     source, {layer_, nullptr}));
   nonfinite_amax_ += weight_dgrad_.nonfinite_amax();
   return OkStatus();
 }
 
-Status QuantizedLinear::DecodeWeight(const LinearStep& step, const LinearInput& input,
+Status QuantizedLinear::DecodeWeight(const LinearStep& step, LinearInput& input,
                                      ConstTensorView weight, uint64_t weight_version,
                                      TensorView out) {
   RETURN_IF_ERROR(PrepareWeight(step, input, weight, weight_version));
@@ -177,7 +211,7 @@ Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductFo
   forms.decoded = !dgrad.on_codes || (shared && !wgrad.on_codes);
   forms.health = step.measure_health;
   RETURN_IF_ERROR(gd.Make(workspace_, recipe_, Slot::kGd, layer_, step, &weight, forms, dy,
-                          {layer_, &dgrad_history_, nullptr}));
+                          {layer_, &dgrad_history_}));
   nonfinite_amax_ += gd.nonfinite_amax();
   if (forms.health && gd.has_codes()) {
     health_.gradient = gd.health();
@@ -187,7 +221,7 @@ Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductFo
   forms.codes = wgrad.on_codes;
   forms.decoded = !wgrad.on_codes;
   RETURN_IF_ERROR(gw.Make(workspace_, recipe_, Slot::kGw, layer_, step, &x, forms, dy,
-                          {input.layer_, &wgrad_history_, nullptr}));
+                          {input.layer_, &wgrad_history_}));
   nonfinite_amax_ += gw.nonfinite_amax();
   if (forms.health && gw.has_codes()) health_.gradient_wgrad = gw.health();
   return OkStatus();
@@ -257,7 +291,6 @@ Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, Lin
 
 Result<LinearPaths> PathsOf(const Backend& backend, const LinearRecipe& recipe, int64_t tokens,
                             int64_t in, int64_t out) {
-  RETURN_IF_ERROR(CheckExecutable(recipe));
   RETURN_IF_ERROR(CheckRecipeShape(recipe, tokens, in, out));
   const auto form_of = [&](const LinearProduct& product, int64_t rows, int64_t cols,
                            int64_t depth) -> Result<ProductForm> {

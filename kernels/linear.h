@@ -23,6 +23,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "base/status.h"
 #include "kernels/backend.h"
@@ -48,8 +49,11 @@ class LinearInput {
   int64_t cols() const { return cols_; }
   int64_t saved_bytes() const;  // quantized copies held; 0 when the source is borrowed
   int64_t nonfinite_amax() const { return forward_.nonfinite_amax() + wgrad_.nonfinite_amax(); }
-  // Past maxima of Xf and Xw: what training carries from step to step. Empty where a slot has none.
-  std::array<AmaxHistory*, 2> histories() { return {&forward_.history(), &wgrad_.history()}; }
+  // Past maxima of Xf and Xw, and the norms of X's channels: what training carries from step to
+  // step. Empty where a slot has none.
+  std::array<AmaxHistory*, 3> histories() {
+    return {&forward_.history(), &wgrad_.history(), &channel_norms_};
+  }
   // Of the last Set with measure_health; elements == 0 when never measured.
   const QuantizationHealth& health() const { return forward_.health(); }
 
@@ -58,6 +62,16 @@ class LinearInput {
   // Xf or Xw; a requantized Xw is made when it is first asked for. FAILED_PRECONDITION before the
   // first Set.
   Result<SlotOperand*> Operand(const LinearStep& step, Slot slot);
+  // The slot that says which channels X splits off.
+  const Quant& SplitQuant() const;
+  bool GathersChannels(const LinearStep& step) const {
+    return SplitQuant().split == Split::kChannels && SplitQuant().split_window > 0 &&
+           step.completed >= 0;
+  }
+  // Adds x to the norms from which training chooses the channels.
+  Status GatherNorms(const LinearStep& step, ConstTensorView x);
+  // For an operand of X's products. `follows`: it takes the columns that this X has chosen.
+  OperandExtras Extras(const LinearStep& step, uint32_t signs_layer, bool follows);
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;
@@ -65,8 +79,10 @@ class LinearInput {
   int64_t rows_ = 0;
   int64_t cols_ = 0;
   SlotOperand forward_;
-  SlotOperand wgrad_;         // only when Xw has its own quantizer
-  uint64_t requantized_ = 0;  // stamp of the forward operand that a requantized Xw came from
+  SlotOperand wgrad_;          // only when Xw has its own quantizer
+  AmaxHistory channel_norms_;  // amax: sums of channel norms; seen: how many calls they come from
+  std::vector<int64_t> channels_;  // chosen from them; empty: not yet
+  uint64_t requantized_ = 0;       // stamp of the forward operand that a requantized Xw came from
 };
 
 // Health of one layer's own operands after a sampled step.
@@ -100,7 +116,7 @@ class QuantizedLinear {
 
   // out (N, K) = what the quantized weight stands for in fprop, on the weight's own axes. Makes the
   // copy that the next Forward of this version uses.
-  Status DecodeWeight(const LinearStep& step, const LinearInput& input, ConstTensorView weight,
+  Status DecodeWeight(const LinearStep& step, LinearInput& input, ConstTensorView weight,
                       uint64_t weight_version, TensorView out);
 
   const LinearRecipe& recipe() const { return recipe_; }
@@ -116,7 +132,7 @@ class QuantizedLinear {
   Status CheckShapes(const char* op, const LinearInput& input, ConstTensorView weight,
                      ConstTensorView y) const;
   // Wf. `input` names the signs its rotation shares with Xf.
-  Status PrepareWeight(const LinearStep& step, const LinearInput& input, ConstTensorView weight,
+  Status PrepareWeight(const LinearStep& step, LinearInput& input, ConstTensorView weight,
                        uint64_t version);
   // Wd, after Wf.
   Status PrepareWeightDgrad(const LinearStep& step, ConstTensorView weight, uint64_t version);
@@ -127,7 +143,7 @@ class QuantizedLinear {
     uint64_t version = 0;
     uint64_t seed = 0;
     uint32_t step = 0;
-    uint64_t split = 0;     // number of the columns that X chose
+    uint64_t split = 0;     // number of the columns split off
     bool advanced = false;  // histories went on with it
   };
   bool Serves(const SlotOperand& operand, const WeightDraw& made, Slot slot, const LinearStep& step,

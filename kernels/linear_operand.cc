@@ -17,6 +17,10 @@ Quant StoredQuant(const LinearRecipe& recipe, Slot slot) {
   Quant quant = recipe.slot(slot);
   const bool weight = slot == Slot::kWf || slot == Slot::kWd;
   if (weight && quant.block == Block::kOutputChannel) quant.block = Block::kToken;
+  const WeightEstimator& estimator = recipe.weight_estimator;
+  if (slot == Slot::kWf && estimator.max_gradient == MaxGradient::kSoftmax) {
+    quant.smooth_max = estimator.max_temperature;
+  }
   if (slot == Slot::kGd && quant.block == Block::kOutputChannel) quant.block = Block::kInputChannel;
   return quant;
 }
@@ -60,6 +64,7 @@ Status SlotOperand::Prepare(LinearWorkspace& workspace, const LinearRecipe& reci
   context_ = QuantizeContext();
   context_.seed = step.seed;
   context_.step = step.step;
+  context_.completed = step.completed;
   context_.stream = layer * 8 + static_cast<uint32_t>(slot);
   context_.contraction = ContractionOf(slot);
   context_.rotation_stream = SignsStream(slot, extras.signs_layer);
@@ -104,17 +109,19 @@ Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe,
   }
   context_.keep_codes = forms.codes;
   const ConstTensorView whole = source;
-  if (quant_.split != Split::kNone) {
+  splits_ = quant_.split != Split::kNone && !extras.whole;
+  if (!splits_) split_.Clear();
+  if (splits_) {
     ASSIGN_OR_RETURN(const TensorView rest,
                      workspace.rest_.View(backend, source.rows, source.cols));
-    RETURN_IF_ERROR(split_.Take(backend, quant_, context_, source, extras.split, rest));
+    RETURN_IF_ERROR(split_.Take(backend, quant_, context_, source, extras.channels, rest));
     source = rest;
   }
   Quant quant = quant_;
   quant.split = Split::kNone;
   RETURN_IF_ERROR(backend.Quantize(quant, context_, source, &codes_, decoded));
-  codes_.nonfinite_amax += quant_.split != Split::kNone ? split_.nonfinite_amax() : 0;
-  if (quant_.split != Split::kNone && decoded.data != nullptr) {
+  codes_.nonfinite_amax += splits_ ? split_.nonfinite_amax() : 0;
+  if (splits_ && decoded.data != nullptr) {
     RETURN_IF_ERROR(split_.AddTo(backend, decoded));
   }
   if (decoded.data != nullptr) buffer.content = stamp_;
@@ -179,7 +186,7 @@ Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
   buffer.content = 0;
   RETURN_IF_ERROR(has_codes() ? backend.Dequantize(codes_, decoded)
                               : backend.RoundToBf16(source_, decoded));
-  if (has_codes() && quant_.split != Split::kNone) {
+  if (has_codes() && splits_) {
     RETURN_IF_ERROR(split_.AddTo(backend, decoded));
   }
   if (!has_codes() && quant_.rotation.size > 0) {

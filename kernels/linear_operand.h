@@ -17,6 +17,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "base/status.h"
 #include "kernels/backend.h"
@@ -30,6 +31,9 @@ namespace nibble {
 struct LinearStep {
   uint64_t seed = 0;
   uint32_t step = 0;  // optimizer step (times micro-batches, if those must differ)
+  // Optimizer updates done before this call; -1 outside training, where nothing is carried from
+  // call to call and what a recipe gathers over steps is taken from the tensors at hand.
+  int64_t completed = -1;
   // True on sampled steps: Set, Forward and Backward also measure quantization health.
   bool measure_health = false;
   // False in validation: past maxima give the scales that training would use now, and stay as they
@@ -52,8 +56,10 @@ struct OperandExtras {
   uint32_t signs_layer = 0;
   // Past maxima of dY, whose operand serves every layer; nullptr: the operand keeps its own.
   AmaxHistory* history = nullptr;
-  // Whose columns a split takes; nullptr: the operand chooses.
-  const OperandSplit* split = nullptr;
+  // The columns that a split of channels takes, ascending; nullptr: the operand chooses.
+  const std::vector<int64_t>* channels = nullptr;
+  // Nothing is split off yet, whatever the slot says.
+  bool whole = false;
 };
 
 class LinearWorkspace;
@@ -113,7 +119,8 @@ class SlotOperand {
   QuantizationHealth health_;
   AmaxHistory history_;
   OperandSplit split_;
-  uint64_t stamp_ = 0;  // changes with every Make; 0 before the first
+  bool splits_ = false;  // the last Make split something off
+  uint64_t stamp_ = 0;   // changes with every Make; 0 before the first
 };
 
 // Decoded operands and the operands of dY; one per backend, shared by every layer.

@@ -108,9 +108,16 @@ Status CpuBackend::MaxGradientPart(const WeightEstimator& estimator, ConstTensor
       group.at = i;
     }
   });
+  // The softmax sees values whose largest lies at the grid's maximum: with a smooth maximum in the
+  // forward scale, y goes beyond it.
+  const bool smooth_scale = estimator.max_gradient == MaxGradient::kSoftmax;
+  const double grid_max = static_cast<double>(ElemMax(quantized.elem));
+  const auto unit_of = [&](const GroupMax& group) {
+    return smooth_scale ? grid_max / static_cast<double>(group.largest) : 1.0;
+  };
   const auto weight_of = [&](const GroupMax& group, float y) {
-    return std::exp(estimator.max_temperature *
-                    static_cast<double>(formats::Magnitude(y) - group.largest));
+    const double distance = static_cast<double>(formats::Magnitude(y) - group.largest);
+    return formats::SoftmaxWeight(estimator.max_temperature, unit_of(group) * distance);
   };
   if (soft) {
     for_all([&](GroupMax& group, int64_t, float, float y) {
@@ -126,7 +133,7 @@ Status CpuBackend::MaxGradientPart(const WeightEstimator& estimator, ConstTensor
     if (soft) {
       const double a = static_cast<double>(formats::Magnitude(y));
       slope = weight_of(group, y) / group.weight_sum *
-              (1.0 + estimator.max_temperature * (a - group.mean));
+              (1.0 + estimator.max_temperature * unit_of(group) * (a - group.mean));
     } else if (i == group.at) {
       slope = 1;
     }
@@ -142,11 +149,6 @@ Status CpuBackend::MaxGradientPart(const WeightEstimator& estimator, ConstTensor
 Status CpuBackend::EstimateByGroups(const WeightEstimator& estimator, ConstTensorView wgrad,
                                     ConstTensorView weight, const QuantizedTensor& quantized,
                                     TensorView gradient) {
-  if (estimator.max_gradient == MaxGradient::kSoftmax) {
-    return UnimplementedError(
-        "DgeAccumulate: max gradient softmax needs a smooth maximum in the forward scale, which no "
-        "quantizer has; use softmax_backward");
-  }
   const int64_t cols = quantized.cols;
   const bool divides = quantized.scale == ScaleRule::kQuest;
   pool_.RunRanges(

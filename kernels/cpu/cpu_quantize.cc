@@ -9,7 +9,6 @@
 #include "kernels/cpu/group_quantizer.h"
 #include "kernels/cpu/quantize_job.h"
 #include "kernels/cpu/quantize_loops.h"
-#include "kernels/executable.h"
 
 namespace nibble::cpu {
 
@@ -22,7 +21,6 @@ Status CpuBackend::CheckQuantize(const Quant& quant, const QuantizeContext& cont
   if (quant.source == Source::kReuse || quant.elem == Elem::kF32) {
     return InvalidArgumentError("Quantize: a slot with elem fp32 or source reuse has no codes");
   }
-  RETURN_IF_ERROR(CheckExecutable(quant));
   if (quant.split != Split::kNone) {
     return InvalidArgumentError("Quantize: a split is taken off before, by the layer");
   }
@@ -81,7 +79,8 @@ Status CpuBackend::DgeAccumulate(const WeightEstimator& estimator, ConstTensorVi
   RETURN_IF_ERROR(CheckView("DgeAccumulate", "wgrad", wgrad, quantized.rows, quantized.cols));
   RETURN_IF_ERROR(CheckView("DgeAccumulate", "weight", weight, quantized.rows, quantized.cols));
   RETURN_IF_ERROR(CheckView("DgeAccumulate", "gradient", gradient, quantized.rows, quantized.cols));
-  const bool e2m1 = quantized.elem == Elem::kE2M1 || quantized.recast_enc != 0;
+  const bool e2m1 = quantized.elem == Elem::kE2M1 || quantized.recast_enc != 0 ||
+                    estimator.kind == Estimator::kSte;
   if (!e2m1 || !(estimator.k >= 1) || !(estimator.clip > 0)) {
     return InvalidArgumentError(
         StrFormat("DgeAccumulate: weight format %s, k = %g, clip = %g; expected e2m1, k >= 1, "

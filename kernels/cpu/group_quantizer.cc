@@ -10,6 +10,7 @@
 #include "kernels/formats/occ.h"
 #include "kernels/formats/philox.h"
 #include "kernels/formats/scales.h"
+#include "kernels/formats/surrogates.h"
 
 namespace nibble::cpu {
 namespace {
@@ -57,7 +58,7 @@ bool NeedsGroupQuantizer(const Quant& quant, const QuantizeContext& context) {
                     quant.scale == ScaleRule::kDelayed || quant.window > 1;
   const bool fp8 = quant.elem == Elem::kE4M3 || quant.elem == Elem::kE5M2;
   const bool more = quant.mask != Mask::kNone || quant.recast_e4m3 || quant.fallback_error > 0 ||
-                    !context.round_source || context.replay != nullptr;
+                    !context.round_source || context.replay != nullptr || quant.smooth_max > 0;
   return blocks || elem || rule || (fp8 && quant.round != Round::kEven) || more;
 }
 
@@ -196,6 +197,54 @@ Status GroupQuantizer::Measure(const Call& call) {
   for (int64_t g = 0; g < groups; ++g) {
     if (!std::isfinite(result[g])) ++call.out->nonfinite_amax;
   }
+  return call.quant.smooth_max > 0 ? SmoothMaxima(call) : OkStatus();
+}
+
+// amax becomes sum p |x|, p = softmax(T * grid max * |x| / amax) over the group.
+Status GroupQuantizer::SmoothMaxima(const Call& call) {
+  auto* const statistics = static_cast<double*>(workspace_.statistics.data());
+  const double grid_max = static_cast<double>(ElemMax(call.quant.elem));
+  // Per line and group: the sums of e^(..) and of e^(..) |x|.
+  ASSIGN_OR_RETURN(double* const lines, Grow<double>(backend_, workspace_.line_statistics,
+                                                     2 * shape_.lines * shape_.per_line));
+  pool_.RunRanges(shape_.lines, Grain(), [&](int64_t first, int64_t last, int) {
+    float run[kRun];
+    for (int64_t line = first; line < last; ++line) {
+      double* pair = lines + 2 * line * shape_.per_line;
+      for (int64_t g = 0; g < shape_.per_line; ++g, pair += 2) {
+        pair[0] = pair[1] = 0;
+        const int64_t begin = g * shape_.extent;
+        const int64_t end = shape_.GroupEnd(begin, shape_.depth);
+        const double amax = statistics[shape_.Group(line, begin)];
+        if (!(amax > 0) || !std::isfinite(amax)) continue;
+        for (int64_t at = begin; at < end; at += kRun) {
+          const int64_t n = std::min(kRun, end - at);
+          Load(call, line, at, n, run);
+          for (int64_t i = 0; i < n; ++i) {
+            const double a = static_cast<double>(formats::Magnitude(run[i]));
+            const double p =
+                formats::SoftmaxWeight(call.quant.smooth_max, grid_max * (a / amax) - grid_max);
+            pair[0] += p;
+            pair[1] += p * a;
+          }
+        }
+      }
+    }
+  });
+  ASSIGN_OR_RETURN(double* const sums,
+                   Grow<double>(backend_, workspace_.sums, 2 * call.out->scale_count()));
+  std::fill_n(sums, 2 * call.out->scale_count(), 0.0);
+  for (int64_t line = 0; line < shape_.lines; ++line) {
+    for (int64_t g = 0; g < shape_.per_line; ++g) {
+      double* const sum = sums + 2 * shape_.Group(line, g * shape_.extent);
+      const double* const pair = lines + 2 * (line * shape_.per_line + g);
+      sum[0] += pair[0];
+      sum[1] += pair[1];
+    }
+  }
+  for (int64_t g = 0; g < call.out->scale_count(); ++g) {
+    if (sums[2 * g] > 0) statistics[g] = sums[2 * g + 1] / sums[2 * g];
+  }
   return OkStatus();
 }
 
@@ -211,7 +260,8 @@ Status GroupQuantizer::SetOuters(const Call& call) {
   if (shape_.outers_per_line == 0) {
     uint32_t bits = 0;
     for (int64_t g = 0; g < groups; ++g) bits = std::max(bits, AmaxBitsOf(statistics[g]));
-    scales[0] = OuterScaleOf(call.quant, formats::BitsFloat(bits));
+    const float amax = HeldAmax(call.quant, call.context, formats::BitsFloat(bits));
+    scales[0] = OuterScaleOf(call.quant, amax);
   } else {
     const int64_t per_outer = 128 / shape_.extent;
     for (int64_t line = 0; line < shape_.lines; ++line) {

@@ -4,13 +4,12 @@
 //
 // Purpose: what Backend::Quantize does beyond one FP32 scale per tensor, row or column: blocks 1xB
 // and BxB, scale codes with one or two levels, corrected and stochastic scales, alternatives,
-// masks, the E4M3 recast, the fallback to BF16, windows of past amaxes. The tensor is worked on in
-// lines: its rows, or, where groups run along the contraction over rows, its columns; the last
-// group of a line may be shorter and has its own statistic. Random numbers count elements in
-// contraction-major order, scale groups in the order of QuantizedTensor's layout, from
-// kScaleElement on.
-// Thread-safety: one thread, the backend's caller. Ownership: borrows everything; the workspace
-// belongs to the backend. Results do not depend on the number of threads.
+// masks, the E4M3 recast, the fallback to BF16, windows of past amaxes, held amaxes, smooth maxima.
+// The tensor is worked on in lines: its rows, or, where groups run along the contraction over rows,
+// its columns; the last group of a line may be shorter and has its own statistic. Random numbers
+// count elements in contraction-major order, scale groups in the order of QuantizedTensor's layout,
+// from kScaleElement on. Thread-safety: one thread, the backend's caller. Ownership: borrows
+// everything; the workspace belongs to the backend. Results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -92,6 +91,7 @@ class GroupQuantizer {
   Status PrepareOutputs(Call* call, bool needs_decoded, TensorView decoded);
   Status Measure(const Call& call);
   void MeasureLine(const Call& call, int64_t line, double* statistics) const;
+  Status SmoothMaxima(const Call& call);
   Status SetOuters(const Call& call);
   Status SetScales(const Call& call);
   void StoreScale(const Call& call, int64_t group, const formats::GroupScale& scale);

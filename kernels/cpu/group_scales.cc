@@ -193,6 +193,20 @@ float WindowedEnc(const Quant& quant, float amax, AmaxHistory* history) {
   return enc;
 }
 
+float HeldAmax(const Quant& quant, const QuantizeContext& context, float amax) {
+  if (quant.hold <= 1 || context.history == nullptr || context.completed < 0) return amax;
+  AmaxHistory& held = *context.history;
+  if (held.seen > 0) {
+    const int64_t age = context.completed - static_cast<int64_t>(held.enc);
+    if (age >= 0 && age < quant.hold) return held.amax[0];
+  }
+  if (!(amax > 0) || !formats::IsFinite(amax)) return amax;
+  held.amax.assign(1, amax);
+  held.enc = static_cast<float>(context.completed);
+  held.seen = 1;
+  return amax;
+}
+
 Status CheckGroupQuant(const Quant& quant, const QuantizeContext& context) {
   const ScaleRule rule = quant.scale;
   const bool needs_group = quant.block == Block::kGroup || quant.block == Block::kTile;

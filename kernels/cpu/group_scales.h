@@ -49,6 +49,10 @@ RunDecoder DecoderOf(ScaleRule rule, bool has_group_scale, const formats::GroupS
 // enc of one per-tensor group under a rule with a window; reads and advances the history.
 float WindowedEnc(const Quant& quant, float amax, AmaxHistory* history);
 
+// The outer amax that serves this call: `amax`, or the one measured up to quant.hold - 1 updates
+// ago. An amax of 0 or that is not finite serves and is not held. Reads and advances the history.
+float HeldAmax(const Quant& quant, const QuantizeContext& context, float amax);
+
 // INVALID_ARGUMENT names the combination of axes that has no meaning.
 Status CheckGroupQuant(const Quant& quant, const QuantizeContext& context);
 

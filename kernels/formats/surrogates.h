@@ -52,6 +52,15 @@ NIBBLE_HD inline float SplineDerivative(float x) {
   return ClipSurrogate(static_cast<double>(rise) / per_cell);
 }
 
+// e^(temperature * distance) for a distance of at most 0 from the largest: an unnormalised weight
+// of a softmax. Beyond e^-60 nothing is left.
+NIBBLE_HD inline double SoftmaxWeight(double temperature, double distance) {
+  const double t = temperature * distance;
+  if (!(t > -60.0)) return 0.0;
+  return static_cast<double>(
+      ScaledExp2(1.0f, static_cast<float>((t < 0.0 ? t : 0.0) * 1.4426950408889634), 0.0f));
+}
+
 // Derivative of the sum of logistic steps of width `temperature`, one at each midpoint of the grid.
 NIBBLE_HD inline float SigmoidDerivative(float x, double temperature) {
   if (IsNan(x)) return x;

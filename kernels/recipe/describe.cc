@@ -98,6 +98,7 @@ std::string ExtraTitle(Slot slot, const Quant& quant) {
   if (quant.scale_round == ScaleRound::kUp) line += ", scales rounded up";
   if (quant.scale_round == ScaleRound::kStochastic) line += ", scales rounded stochastically";
   if (quant.window > 1) line += StrFormat(", amax of %d steps", quant.window);
+  if (quant.hold > 1) line += StrFormat(", the tensor's amax held for %d steps", quant.hold);
   if (quant.round != Round::kEven) line += ", rounding " + RoundName(quant.round);
   if (quant.alternatives.enabled()) {
     line += ", the better of " + AlternativesName(quant.alternatives);
@@ -109,6 +110,10 @@ std::string ExtraTitle(Slot slot, const Quant& quant) {
     line +=
         StrFormat(", %g %% of the channels in %s", 100.0 * static_cast<double>(quant.split_share),
                   ElemName(quant.split_elem).c_str());
+    if (quant.split_window > 0) {
+      line += StrFormat(", chosen in steps %d to %d", quant.split_from + 1,
+                        quant.split_from + quant.split_window);
+    }
   }
   if (quant.recast_e4m3) line += ", then recast to E4M3";
   if (quant.mask == Mask::kBelow6) line += ", gradient masked where it saturates";

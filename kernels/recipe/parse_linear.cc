@@ -11,9 +11,10 @@
 namespace nibble::recipe_words {
 namespace {
 
-const Words kSlotKeys = {
-    "elem", "block", "scale",  "scale_round",  "outer", "round", "xform",          "pre",
-    "post", "mask",  "window", "alternatives", "split", "fold",  "fallback_error", "source"};
+const Words kSlotKeys = {"elem",   "block",        "scale", "scale_round", "outer",
+                         "round",  "xform",        "pre",   "post",        "mask",
+                         "window", "alternatives", "split", "fold",        "fallback_error",
+                         "source", "hold"};
 
 // Picks a word of `words` into an enum, when the field is there.
 template <typename Enum>
@@ -43,7 +44,7 @@ Status ReadPre(const std::string& field, const Json& json, Occ* occ) {
   return OkStatus();
 }
 
-// "none", {"mean": {"elem"}} or {"channels": {"share", "elem"}}.
+// "none", {"mean": {"elem"}} or {"channels": {"share", "elem", "from_step", "window"}}.
 Status ReadSplit(const std::string& field, const Json& json, Quant* quant) {
   if (json.is_string()) return Pick(field, json, {"none"}).status();
   RETURN_IF_ERROR(CheckKeys(field, json, {"mean", "channels"}));
@@ -54,7 +55,8 @@ Status ReadSplit(const std::string& field, const Json& json, Quant* quant) {
   const bool mean = json.members()[0].first == "mean";
   const Json& settings = json.members()[0].second;
   const std::string where = field + (mean ? ".mean" : ".channels");
-  RETURN_IF_ERROR(CheckKeys(where, settings, mean ? Words{"elem"} : Words{"share", "elem"}));
+  RETURN_IF_ERROR(CheckKeys(where, settings,
+                            mean ? Words{"elem"} : Words{"share", "elem", "from_step", "window"}));
   quant->split = mean ? Split::kMean : Split::kChannels;
   RETURN_IF_ERROR(ReadWord(where, "elem", settings, Elems(), &quant->split_elem));
   if (mean) return OkStatus();
@@ -66,6 +68,12 @@ Status ReadSplit(const std::string& field, const Json& json, Quant* quant) {
   }
   ASSIGN_OR_RETURN(const double value, ReadNumber(where + ".share", *share, 0, 1));
   quant->split_share = static_cast<float>(value);
+  if (const Json* from = settings.Find("from_step")) {
+    ASSIGN_OR_RETURN(quant->split_from, ReadWhole(where + ".from_step", *from, 0, 1 << 30));
+  }
+  if (const Json* window = settings.Find("window")) {
+    ASSIGN_OR_RETURN(quant->split_window, ReadWhole(where + ".window", *window, 0, 1 << 30));
+  }
   return OkStatus();
 }
 
@@ -98,6 +106,9 @@ Status ReadGrid(const std::string& where, const Json& json, Quant* quant) {
   }
   if (const Json* window = json.Find("window")) {
     ASSIGN_OR_RETURN(quant->window, ReadWhole(where + ".window", *window, 1, 65536));
+  }
+  if (const Json* hold = json.Find("hold")) {
+    ASSIGN_OR_RETURN(quant->hold, ReadWhole(where + ".hold", *hold, 1, 1 << 20));
   }
   if (const Json* list = json.Find("alternatives")) {
     RETURN_IF_ERROR(ReadAlternatives(where + ".alternatives", *list, &quant->alternatives));

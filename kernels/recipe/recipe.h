@@ -124,23 +124,31 @@ struct Quant {
   ScaleRound scale_round = ScaleRound::kEven;
   Outer outer = Outer::kTensor;
   int window = 1;  // amax history length
+  int hold = 1;    // optimizer updates for which a tensor's outer amax serves, once measured
   Round round = Round::kEven;
   Rotation rotation;
   Occ pre;
   Split split = Split::kNone;
   float split_share = 0;          // of channels
   Elem split_elem = Elem::kBf16;  // format of the split-off part
+  // Norms of the channels are gathered in `split_window` updates after update `split_from`, then
+  // the set is fixed; before, nothing is split off. Window 0: each X chooses its own.
+  int split_from = 0;
+  int split_window = 0;
   Alternatives alternatives;
   bool recast_e4m3 = false;  // post e4m3_p2: decoded values cast to per-tensor E4M3
   Mask mask = Mask::kNone;
   bool fold = false;          // quantized after division by the other operand's outer scale
   double fallback_error = 0;  // > 0: BF16 when the relative error of the tensor is above
   Source source = Source::kHp;
+  // > 0: a smooth maximum in place of amax, weights exp(T |x| grid max / amax). Of Wf, set by
+  // estMax softmax(T).
+  double smooth_max = 0;
   friend bool operator==(const Quant&, const Quant&) = default;
 
   bool has_scale() const { return elem != Elem::kF32 && elem != Elem::kBf16; }
   // Whether the scale comes from past maxima.
-  bool has_history() const { return window > 1 || scale == ScaleRule::kDelayed; }
+  bool has_history() const { return window > 1 || hold > 1 || scale == ScaleRule::kDelayed; }
   bool stochastic() const {
     return round == Round::kSr24 || round == Round::kTe8 ||
            scale_round == ScaleRound::kStochastic || rotation.signs == Signs::kFresh;

@@ -116,9 +116,13 @@ Status CheckScale(const std::string& where, const Quant& quant) {
     return Broken(Rule::kOuter, where + ".outer",
                   scale + " by " + BlockName(quant.block, quant.group));
   }
-  const bool history = quant.has_history();
-  if (history && (quant.block != Block::kTensor ||
-                  !(IsFloatRule(quant.scale) || quant.scale == ScaleRule::kDelayed))) {
+  if (quant.hold > 1 && ((quant.scale != ScaleRule::kNv && quant.scale != ScaleRule::kU53) ||
+                         quant.outer != Outer::kTensor)) {
+    return Broken(Rule::kHistory, where + ".hold", scale);
+  }
+  const bool window = quant.window > 1 || quant.scale == ScaleRule::kDelayed;
+  if (window && (quant.block != Block::kTensor ||
+                 !(IsFloatRule(quant.scale) || quant.scale == ScaleRule::kDelayed))) {
     return Broken(Rule::kHistory, where + ".window",
                   scale + " by " + BlockName(quant.block, quant.group));
   }
@@ -211,26 +215,41 @@ Status CheckSlot(const std::string& path, Slot slot, const LinearRecipe& linear)
   return CheckMask(where, slot, linear);
 }
 
+bool SplitFits(Slot slot, const Quant& quant) {
+  if (quant.split == Split::kMean) return IsInput(slot);
+  return (IsForward(slot) || slot == Slot::kXw) && quant.split_share > 0 && quant.split_share < 1 &&
+         (quant.split_window > 0 || quant.split_from == 0);
+}
+
 Status CheckSplits(const std::string& path, const LinearRecipe& linear) {
+  const Quant* channels = nullptr;  // of the first slot that splits some off
   for (int i = 0; i < kSlotCount; ++i) {
     const Slot slot = static_cast<Slot>(i);
     const Quant& quant = linear.slot(slot);
     if (quant.split == Split::kNone) continue;
-    const bool fits =
-        quant.split == Split::kMean ? IsInput(slot) : IsForward(slot) || slot == Slot::kXw;
-    const bool share =
-        quant.split == Split::kMean || (quant.split_share > 0 && quant.split_share < 1);
-    if (!fits || !share) {
-      return Broken(Rule::kSplit, path + "." + SlotName(slot) + ".split",
-                    fits ? "the share must lie between 0 and 1" : "not for this slot");
+    const std::string where = path + "." + SlotName(slot) + ".split";
+    if (!SplitFits(slot, quant)) {
+      return Broken(
+          Rule::kSplit, where,
+          StrFormat("share %g, from_step %d, window %d", static_cast<double>(quant.split_share),
+                    quant.split_from, quant.split_window));
+    }
+    const Elem elem = quant.split_elem;
+    if (elem != Elem::kF32 && elem != Elem::kBf16 && elem != Elem::kE4M3 && elem != Elem::kE5M2 &&
+        elem != Elem::kE2M1) {
+      return Broken(Rule::kSplit, where, "its elem is " + ElemName(elem));
+    }
+    if (quant.split == Split::kMean) continue;
+    if (channels == nullptr) channels = &quant;
+    if (channels->split_share != quant.split_share || channels->split_from != quant.split_from ||
+        channels->split_window != quant.split_window) {
+      return Broken(Rule::kSplit, where, "another slot splits other channels off");
     }
   }
   const Quant& x = linear.slot(Slot::kXf);
   const Quant& w = linear.slot(Slot::kWf);
   const bool x_channels = x.split == Split::kChannels;
-  const bool w_channels = w.split == Split::kChannels;
-  if (x_channels != w_channels ||
-      (x_channels && (x.split_share != w.split_share || x.split_elem != w.split_elem))) {
+  if (x_channels != (w.split == Split::kChannels) || (x_channels && x.split_elem != w.split_elem)) {
     return Broken(Rule::kSplit, path + ".Wf.split", "Xf and Wf differ");
   }
   return OkStatus();
@@ -298,6 +317,14 @@ Status CheckEstimator(const std::string& path, const LinearRecipe& linear) {
   if (estimator.max_gradient != MaxGradient::kIgnore && !weight.has_scale()) {
     return Broken(Rule::kEstimator, path + ".estMax", "Wf is " + ElemName(weight.elem));
   }
+  const bool plain_amax = weight.scale != ScaleRule::kQuartet &&
+                          weight.scale != ScaleRule::kQuest && weight.scale != ScaleRule::kEden &&
+                          !weight.has_history() && !weight.alternatives.enabled() &&
+                          !weight.recast_e4m3;
+  if (estimator.max_gradient == MaxGradient::kSoftmax && !plain_amax) {
+    return Broken(Rule::kEstimator, path + ".estMax",
+                  "softmax with a Wf of scale " + ScaleName(weight));
+  }
   if (!(estimator.k >= 1 && estimator.clip > 0 && estimator.temperature > 0)) {
     return Broken(Rule::kEstimator, path + ".estW",
                   StrFormat("k = %g, clip = %g, temperature = %g; expected k >= 1, the others "
@@ -364,7 +391,10 @@ const std::vector<RecipeRule>& RecipeRules() {
       {"group-scale", "e8f, e8u, nv, u53, qst, a34 and eden need block 1xB or BxB"},
       {"scale-round", "scale_round is for nv, u53 and eden"},
       {"outer", "outer 1x128 needs nv or u53 by 1xB with B dividing 128"},
-      {"history", "window above 1 and dly need block tensor with f32, p2, cur or dly"},
+      {"history",
+       "window above 1 and dly need block tensor with f32, p2, cur or dly; hold needs nv or u53 "
+       "with "
+       "outer tensor"},
       {"correction", "eden needs block 1xB and a correction group that is a multiple of B"},
       {"rounding", "half_up, away, zero and te8 are for e2m1"},
       {"axis", "tok is a row of X or dY, och a row of W or column of dY, ich a column of W or X"},
@@ -377,7 +407,7 @@ const std::vector<RecipeRule>& RecipeRules() {
        "other operand's backward slot to be reuse or requant"},
       {"split",
        "mean is for Xf and Xw; channels for Xf and Wf, alike, and Xw, with a share between 0 and "
-       "1"},
+       "1 and from_step only with a window; elem is fp32, bf16, e4m3, e5m2 or e2m1"},
       {"fold",
        "sw folds into Gd by tensor or tok when Wd reuses Wf by och; sx folds into Gw by tensor or "
        "och when Xw reuses Xf by tok without a residual of its own scale"},
@@ -385,7 +415,9 @@ const std::vector<RecipeRule>& RecipeRules() {
       {"shared-group", "both operands of a GEMM have the same contraction block"},
       {"rotated-reuse", "Gw needs source hp when Gd is rotated"},
       {"estimator",
-       "dge, power, spline and sigmoid need an e2m1 Wf, estMax a scaled one; k is at least 1"},
+       "dge, power, spline and sigmoid need an e2m1 Wf, estMax a scaled one, softmax one whose "
+       "rule "
+       "looks at this call's amax, once; k is at least 1"},
       {"overrides", "an override's first block is not behind its last"},
       {"stages",
        "a stage has from_share in (0, 1), growing, or a noise_multiple with a scaled Gd before it"},
@@ -419,11 +451,16 @@ Status ValidateRecipe(const Recipe& recipe) {
                   rule.from_share, rule.window, rule.period));
   }
   // A weight whose quantized value is drawn anew each step always oscillates.
-  bool drawn = weight.stochastic();
-  for (const Override& o : recipe.overrides) drawn |= o.linear.slot(Slot::kWf).stochastic();
-  for (const Stage& stage : recipe.stages) drawn |= stage.linear.slot(Slot::kWf).stochastic();
-  if (!drawn) return OkStatus();
-  return Broken(Rule::kWeightRule, "weight_rule.oscireset", "Wf is rounded or rotated at random");
+  const auto steady = [](const LinearRecipe& linear) {
+    const Quant& wf = linear.slot(Slot::kWf);
+    return !wf.stochastic() && (wf.split != Split::kChannels || wf.split_window > 0);
+  };
+  bool all_steady = steady(recipe.linear);
+  for (const Override& override : recipe.overrides) all_steady &= steady(override.linear);
+  for (const Stage& stage : recipe.stages) all_steady &= steady(stage.linear);
+  if (all_steady) return OkStatus();
+  return Broken(Rule::kWeightRule, "weight_rule.oscireset",
+                "Wf is rounded or rotated at random, or split at columns that each X chooses");
 }
 
 }  // namespace nibble

@@ -33,6 +33,8 @@ void SetSplit(const Quant& quant, Json* json) {
     settings.Set("share", ParseDouble(recipe_words::FloatText(quant.split_share)).value());
   }
   settings.Set("elem", ElemName(quant.split_elem));
+  if (quant.split_from > 0) settings.Set("from_step", quant.split_from);
+  if (quant.split_window > 0) settings.Set("window", quant.split_window);
   const char* part = quant.split == Split::kMean ? "mean" : "channels";
   json->Set("split", Json::Object({{part, settings}}));
 }
@@ -51,6 +53,7 @@ Json SlotToJson(Slot slot, const Quant& quant) {
   }
   if (quant.outer != Outer::kTensor) json.Set("outer", WordOf(recipe_words::Outers(), quant.outer));
   if (quant.window != recipe_words::DefaultWindow(quant.scale)) json.Set("window", quant.window);
+  if (quant.hold > 1) json.Set("hold", quant.hold);
   if (quant.round != Round::kEven) json.Set("round", RoundName(quant.round));
   if (quant.alternatives.enabled()) {
     json.Set("alternatives", AlternativesName(quant.alternatives));

@@ -167,14 +167,72 @@ TEST_F(Estimators, TheGradientThroughTheAbsoluteMaximum) {
     }
     EXPECT_NEAR(sharp_sum, hard_sum, 0.05 * std::fabs(hard_sum) + 1e-4);
   }
-  estimator.max_gradient = MaxGradient::kSoftmax;
-  Values gradient(weight_.size());
-  EXPECT_EQ(
-      backend_
-          ->DgeAccumulate(estimator, {wgrad_.data(), kRows, kCols}, {weight_.data(), kRows, kCols},
-                          quantized_, {gradient.data(), kRows, kCols})
-          .code(),
-      StatusCode::kUnimplemented);
+}
+
+// Softmax both ways: the scale divides 6 by n = sum p |w|, p = softmax(T 6 |w| / amax), and the
+// gradient follows n, amax inside the softmax apart.
+TEST_F(Estimators, ASmoothMaximumScalesForwardAndTakesGradients) {
+  for (const double temperature : {0.25, 1.0, 8.0, 80.0}) {
+    for (const auto& [block, group] : {std::pair(Block::kOutputChannel, 0),
+                                       {Block::kTensor, 0},
+                                       {Block::kGroup, 16},
+                                       {Block::kTile, 16},
+                                       {Block::kInputChannel, 0}}) {
+      WeightEstimator estimator;
+      estimator.max_gradient = MaxGradient::kSoftmax;
+      estimator.max_temperature = temperature;
+      Quant quant = Absmax(block, group);
+      quant.smooth_max = temperature;
+      const Values gradient = Gradient(estimator, quant);
+      const auto together = [&](int64_t a, int64_t b) {
+        const int64_t ra = a / kCols, ca = a % kCols, rb = b / kCols, cb = b % kCols;
+        if (block == Block::kTensor) return true;
+        if (block == Block::kInputChannel) return ca == cb;
+        if (block == Block::kTile) return ca / 16 == cb / 16;  // fewer than 16 rows
+        return ra == rb && (block != Block::kGroup || ca / 16 == cb / 16);
+      };
+      for (int64_t j = 0; j < kRows * kCols; j += 7) {
+        std::vector<double> a;
+        std::vector<size_t> at;
+        double amax = 0;
+        size_t self = 0;
+        for (int64_t i = 0; i < kRows * kCols; ++i) {
+          if (!together(i, j)) continue;
+          if (i == j) self = a.size();
+          at.push_back(static_cast<size_t>(i));
+          a.push_back(std::fabs(static_cast<double>(weight_[at.back()])));
+          amax = std::fmax(amax, a.back());
+        }
+        const auto smooth = [&](double shift) {
+          double sum = 0, mean = 0;
+          for (size_t i = 0; i < a.size(); ++i) {
+            const double value = a[i] + (i == self ? shift : 0);
+            const double p = std::exp(temperature * 6 * (value - amax) / amax);
+            sum += p;
+            mean += p * value;
+          }
+          return mean / sum;
+        };
+        const double n = smooth(0);
+        const size_t element = static_cast<size_t>(j);
+        // Forward: the value is the nearest of the grid, up to 6.
+        const double y = std::fmin(6.0, a[self] * 6 / n);
+        const double decoded = std::fabs(static_cast<double>(decoded_[element])) * 6 / n;
+        const double widest = y < 2 ? 0.25 : y < 4 ? 0.5 : 1.0;
+        EXPECT_LE(std::fabs(decoded - y), widest + 1e-4) << temperature;
+        double sum = 0;
+        for (const size_t i : at) {
+          sum += static_cast<double>(wgrad_[i]) *
+                 (static_cast<double>(weight_[i]) - static_cast<double>(decoded_[i]));
+        }
+        const double slope = (smooth(1e-5) - smooth(-1e-5)) / 2e-5;
+        const double sign = std::signbit(weight_[element]) ? -1 : 1;
+        const double expected = static_cast<double>(wgrad_[element]) - sign * slope / n * sum;
+        EXPECT_NEAR(gradient[element], expected, 1e-4 + 2e-4 * std::fabs(expected))
+            << temperature << " " << BlockName(block, group);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -15,7 +15,6 @@
 #include "base/json.h"
 #include "base/status.h"
 #include "kernels/backend.h"
-#include "kernels/executable.h"
 #include "worker/bench/measure.h"
 
 namespace nibble::bench {

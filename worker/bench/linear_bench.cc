@@ -118,7 +118,7 @@ class LinearRun {
                                                          TimedBackend& timer, const Views& v) {
     std::vector<std::string> names = options_.recipes;
     if (names.empty()) names.assign(std::begin(kRecipes), std::end(kRecipes));
-    if (options_.all && options_.recipes.empty()) names = ExecutableRecipeNames();
+    if (options_.all && options_.recipes.empty()) names = BuiltInRecipeNames();
     std::vector<std::unique_ptr<Layer>> layers;
     for (const std::string& name : names) {
       const Result<Recipe> recipe = FindRecipe(name);

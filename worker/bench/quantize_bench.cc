@@ -29,7 +29,7 @@ Axis ContractionOf(Slot slot) {
 Result<std::vector<Case>> ChooseCases(const Options& options, Report* report) {
   std::vector<std::string> names = options.recipes;
   if (names.empty()) names.assign(std::begin(kRecipes), std::end(kRecipes));
-  if (options.all && options.recipes.empty()) names = ExecutableRecipeNames();
+  if (options.all && options.recipes.empty()) names = BuiltInRecipeNames();
   std::vector<Case> cases;
   for (const std::string& name : names) {
     const Result<Recipe> recipe = FindRecipe(name);

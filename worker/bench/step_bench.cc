@@ -194,7 +194,7 @@ class StepGroup {
   Status AddRunners() {
     std::vector<std::string> names = options_.recipes;
     if (names.empty()) names.assign(std::begin(kRecipes), std::end(kRecipes));
-    if (options_.all && options_.recipes.empty()) names = ExecutableRecipeNames();
+    if (options_.all && options_.recipes.empty()) names = BuiltInRecipeNames();
     ASSIGN_OR_RETURN(Engine * all, AddEngine(threads_));
     for (const std::string& name : names) RETURN_IF_ERROR(AddRunner(name, all));
     if (options_.threads > 0 || threads_ == 1 || options_.quick) return OkStatus();

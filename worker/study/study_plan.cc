@@ -7,7 +7,6 @@
 
 #include "base/sha256.h"
 #include "base/strings.h"
-#include "kernels/executable.h"
 #include "kernels/recipe/recipe.h"
 #include "worker/study/json_patch.h"
 
@@ -25,7 +24,6 @@ Result<std::string> PatchedRecipe(const StudyArm& arm) {
   }
   json.Set("name", arm.name);
   ASSIGN_OR_RETURN(const Recipe recipe, ParseRecipe(json));
-  RETURN_IF_ERROR(CheckExecutable(recipe));
   return RecipeToJson(recipe).Dump();
 }
 

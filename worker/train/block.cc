@@ -73,11 +73,10 @@ TensorView TransformerBlock::gradient(BlockParameter which) const {
 
 std::vector<NamedHistory> TransformerBlock::histories() {
   std::vector<NamedHistory> histories;
-  static constexpr Slot kInputSlots[] = {Slot::kXf, Slot::kXw};
-  static constexpr Slot kLinearSlots[] = {Slot::kWf, Slot::kWd, Slot::kGd, Slot::kGw};
-  const auto add = [&](const char* kind, size_t index, Slot slot, AmaxHistory* history) {
-    histories.push_back(
-        {std::string(kind) + "." + std::to_string(index) + "." + SlotName(slot), history});
+  static constexpr const char* kInputSlots[] = {"Xf", "Xw", "channels"};
+  static constexpr const char* kLinearSlots[] = {"Wf", "Wd", "Gd", "Gw"};
+  const auto add = [&](const char* kind, size_t index, const char* slot, AmaxHistory* history) {
+    histories.push_back({std::string(kind) + "." + std::to_string(index) + "." + slot, history});
   };
   for (size_t i = 0; i < inputs_.size(); ++i) {
     const auto of_input = inputs_[i].histories();

@@ -72,7 +72,8 @@ class TransformerBlock {
   // Whether inputs()[index] belongs to attention, not to the MLP.
   bool is_attention_input(size_t index) const { return input_sources_[index] <= kAttentionOut; }
   const std::vector<QuantizedLinear>& linears() const { return linears_; }
-  // Past maxima of every slot, named "input.0.Xf" or "linear.6.Gd".
+  // Past maxima of every slot and channel norms, named "input.0.Xf", "input.0.channels" or
+  // "linear.6.Gd".
   std::vector<NamedHistory> histories();
 
  private:

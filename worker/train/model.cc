@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "base/strings.h"
-#include "kernels/executable.h"
 #include "worker/spec/recipe_fit.h"
 
 namespace nibble {
@@ -18,7 +17,6 @@ std::string HistoryName(size_t block, const std::string& slot) {
 
 Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* parameters,
                                              const Options& options) {
-  RETURN_IF_ERROR(CheckExecutable(options.recipe));
   RETURN_IF_ERROR(
       CheckRecipeFits(options.model, options.recipe, options.sequences * options.seq_len));
   const int layers = static_cast<int>(options.model.layers);

@@ -199,7 +199,7 @@ TEST(Model, OverriddenLayersTakeTheirOwnRecipe) {
 }
 
 TEST(Model, AllocatesNothingAfterTheFirstTrainingPass) {
-  for (const std::string& recipe : ExecutableRecipeNames()) {
+  for (const std::string& recipe : BuiltInRecipeNames()) {
     const bool fits = CheckRecipeFits(TinyModel(), *FindRecipe(recipe), 2 * kSeqLen).ok();
     Fixture f(recipe, fits ? TinyModel() : WideModel(), 1, kSequences, fits ? kSeqLen : 64);
     const auto step = [&](bool health) {

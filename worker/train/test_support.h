@@ -15,7 +15,6 @@
 #include "base/json.h"
 #include "base/strings.h"
 #include "kernels/backend.h"
-#include "kernels/executable.h"
 #include "worker/data/token_shard.h"
 #include "worker/spec/journal.h"
 #include "worker/spec/recipe_fit.h"

@@ -17,7 +17,7 @@ namespace {
 using TrainingRunTest = RunTest;
 
 TEST_F(TrainingRunTest, EveryBuiltInRecipeLearns) {
-  for (const std::string& recipe : ExecutableRecipeNames()) {
+  for (const std::string& recipe : BuiltInRecipeNames()) {
     RunConfig config = Config(recipe, recipe, 30);
     config.optimizer.peak_lr = 1e-2;
     if (!CheckRecipeFits(config.model, *FindRecipe(recipe), 32).ok()) {
@@ -164,6 +164,48 @@ TEST_F(TrainingRunTest, AmaxHistoriesResumeBitIdentically) {
     }
     EXPECT_EQ(Run(config).weights_sha256, whole.weights_sha256) << recipe;
   }
+}
+
+// A held amax and the norms that channels are chosen by reach over the interruption, too.
+TEST_F(TrainingRunTest, HeldAmaxAndGatheredChannelsResumeBitIdentically) {
+  const auto run_in_parts = [&](const std::string& name, RunConfig config) {
+    const EndRecord whole = Run(config);
+    ASSERT_EQ(whole.reason, kEndCompleted) << whole.message;
+    config.run.dir = Path("parts-" + name);
+    for (const int64_t steps : {2, 5, 3}) {  // after 2, 7 and 10
+      int64_t asked = 0;
+      RunEnvironment environment;
+      environment.stop_requested = [&] { return asked++ >= steps; };
+      ASSERT_EQ(Run(config, environment).reason, kEndPreempted) << name;
+    }
+    EXPECT_EQ(Run(config).weights_sha256, whole.weights_sha256) << name;
+    config.run.dir = Path("validated-" + name);
+    config.schedule.validate_every = 1;
+    EXPECT_EQ(Run(config).weights_sha256, whole.weights_sha256) << name;
+  };
+  RunConfig held = Config("whole-held", "held");
+  held.recipe_json = R"json({"name": "held", "linear": {
+      "Xf": {"elem": "e2m1", "block": "1x16", "scale": "u53", "hold": 4},
+      "Wf": {"elem": "e2m1", "block": "16x16", "scale": "nv", "hold": 3},
+      "Gd": {"elem": "e2m1", "block": "1x16", "scale": "u53", "round": "sr24", "hold": 5},
+      "Wd": {"source": "reuse"},
+      "Gw": {"elem": "e2m1", "block": "1x16", "scale": "u53", "round": "sr24", "hold": 5},
+      "Xw": {"elem": "e2m1", "block": "1x16", "scale": "u53", "hold": 4}}})json";
+  run_in_parts("held", held);
+  RunConfig mixed = Config("whole-mixed", "mixed");
+  mixed.model = WideModel();
+  mixed.model.hidden_size = 256;
+  mixed.data.seq_len = 64;
+  mixed.recipe_json = R"json({"name": "mixed", "linear": {
+      "Xf": {"elem": "e2m1", "block": "1x16", "scale": "nv",
+             "split": {"channels": {"share": 0.1, "elem": "e4m3", "from_step": 2, "window": 4}}},
+      "Wf": {"elem": "e2m1", "block": "1x16", "scale": "nv",
+             "split": {"channels": {"share": 0.1, "elem": "e4m3", "from_step": 2, "window": 4}}},
+      "Gd": {"elem": "bf16"}, "Wd": {"elem": "bf16"}, "Gw": {"elem": "bf16"},
+      "Xw": {"elem": "bf16"}},
+      "weight_rule": {"oscireset":
+        {"from_share": 0.3, "period": 5, "window": 4, "ratio": 3}}})json";
+  run_in_parts("mixed", mixed);
 }
 
 // The first stage at half of the steps, the second at the next sampled step (12 of 16).

@@ -31,6 +31,7 @@ TrainingStep::TrainingStep(const RunConfig& config, Backend* backend, Communicat
 LinearStep TrainingStep::StepFor(int64_t completed, int64_t micro_batch) const {
   LinearStep step;
   step.seed = config_.seed;
+  step.completed = completed;
   step.step = static_cast<uint32_t>(completed * config_.accumulation_steps() + micro_batch);
   return step;
 }
