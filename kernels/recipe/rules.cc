@@ -96,6 +96,10 @@ Status CheckScale(const std::string& where, const Quant& quant) {
     return Broken(Rule::kGroupScale, where + ".block",
                   scale + " by " + BlockName(quant.block, quant.group));
   }
+  if (quant.scale == ScaleRule::kQuartet && quant.block != Block::kGroup) {
+    return Broken(Rule::kGroupScale, where + ".block",
+                  "qst by " + BlockName(quant.block, quant.group));
+  }
   const bool bound_by_element = IsFloatRule(quant.scale) || quant.scale == ScaleRule::kDelayed ||
                                 quant.scale == ScaleRule::kE8Up;
   const float limit = bound_by_element                 ? ElemMax(quant.elem)
@@ -147,6 +151,24 @@ Status CheckAlternatives(const std::string& where, const Quant& quant) {
                     StrFormat(", largest group scale %g", static_cast<double>(reach)));
 }
 
+// One FP32 scale of this call per tensor, row or column, codes straight from the BF16 source: what
+// outliers beside the codes and folded scales need.
+bool HasOnePlainScale(const Quant& quant) {
+  const bool grouped = quant.block == Block::kGroup || quant.block == Block::kTile;
+  const bool fp8 = quant.elem == Elem::kE4M3 || quant.elem == Elem::kE5M2;
+  const bool elem = quant.elem == Elem::kE2M1 || quant.elem == Elem::kInt8 ||
+                    (fp8 && quant.round == Round::kEven);
+  const bool plain = quant.mask == Mask::kNone && !quant.recast_e4m3 && quant.fallback_error == 0;
+  const bool source = quant.rotation.size == 0 || quant.rotation.signs == Signs::kFixed;
+  return !grouped && elem && IsFloatRule(quant.scale) && quant.window == 1 && plain && source &&
+         quant.source == Source::kHp;
+}
+
+std::string ScaleOfWhat(const Quant& quant) {
+  return ElemName(quant.elem) + " by " + BlockName(quant.block, quant.group) + ", scale " +
+         ScaleName(quant) + ", round " + RoundName(quant.round);
+}
+
 Status CheckOutliers(const std::string& where, Slot slot, const Quant& quant) {
   if (!quant.pre.enabled) return OkStatus();
   if (!IsInput(slot)) return Broken(Rule::kClamp, where + ".pre", "the slot is not an input");
@@ -155,11 +177,12 @@ Status CheckOutliers(const std::string& where, Slot slot, const Quant& quant) {
                   StrFormat("alpha is %g; expected 0.5 to 1", quant.pre.alpha));
   }
   const bool vector = quant.block == Block::kTensor || quant.block == Block::kToken;
-  if (quant.pre.comp == OccComp::kWide &&
-      (quant.elem != Elem::kE2M1 || !vector || !IsFloatRule(quant.scale))) {
-    return Broken(Rule::kWide, where + ".pre.occ.comp",
-                  ElemName(quant.elem) + " by " + BlockName(quant.block, quant.group) + ", scale " +
-                      ScaleName(quant));
+  const bool plain = HasOnePlainScale(quant);
+  if (quant.pre.comp == OccComp::kWide && (quant.elem != Elem::kE2M1 || !vector || !plain)) {
+    return Broken(Rule::kWide, where + ".pre.occ.comp", ScaleOfWhat(quant));
+  }
+  if (quant.pre.comp != OccComp::kNone && !plain) {
+    return Broken(Rule::kClamp, where + ".pre.occ.comp", ScaleOfWhat(quant));
   }
   return OkStatus();
 }
@@ -274,6 +297,7 @@ Status CheckFold(const std::string& path, Slot slot, const LinearRecipe& linear)
       quant.block != (dgrad ? Block::kToken : Block::kOutputChannel)) {
     return Broken(Rule::kFold, where, "its own block is " + BlockName(quant.block, quant.group));
   }
+  if (!HasOnePlainScale(quant)) return Broken(Rule::kFold, where, ScaleOfWhat(quant));
   if (codes.pre.enabled && (codes.pre.comp == OccComp::kE4M3 || codes.pre.comp == OccComp::kBf16)) {
     return Broken(Rule::kFold, where,
                   "the outliers of the reused codes have a scale of their own; use comp wide");
@@ -388,7 +412,7 @@ const std::vector<RecipeRule>& RecipeRules() {
       {"scale-range",
        "F is at most the element's largest value, BOUND at most 448, T at most 61440"},
       {"scale-element", "nv, u53, qst, a34 and eden scale e2m1; quest scales int4c by tok or och"},
-      {"group-scale", "e8f, e8u, nv, u53, qst, a34 and eden need block 1xB or BxB"},
+      {"group-scale", "e8f, e8u, nv, u53, a34 and eden need block 1xB or BxB, qst 1xB"},
       {"scale-round", "scale_round is for nv, u53 and eden"},
       {"outer", "outer 1x128 needs nv or u53 by 1xB with B dividing 128"},
       {"history",
@@ -400,7 +424,11 @@ const std::vector<RecipeRule>& RecipeRules() {
       {"axis", "tok is a row of X or dY, och a row of W or column of dY, ich a column of W or X"},
       {"alternatives",
        "AoverB needs nv(BOUND), a deterministic round, A < B <= 6 and BOUND * B / A <= 448"},
-      {"clamp", "pre.occ is for Xf and Xw, alpha from 0.5 to 1"},
+      {"clamp",
+       "pre.occ is for Xf and Xw, alpha from 0.5 to 1; comp needs e2m1, int8, or FP8 rounded even, "
+       "by "
+       "tensor, tok or ich with f32, p2 or cur of this call, no mask, post, fallback, H or fresh "
+       "signs"},
       {"wide", "comp wide needs e2m1 by tensor or tok with f32, p2 or cur"},
       {"mask",
        "masks are for Xf and Wf: lt6 with e2m1 by 1xB, trust with quest; a rotated one needs the "
@@ -410,7 +438,8 @@ const std::vector<RecipeRule>& RecipeRules() {
        "1 and from_step only with a window; elem is fp32, bf16, e4m3, e5m2 or e2m1"},
       {"fold",
        "sw folds into Gd by tensor or tok when Wd reuses Wf by och; sx folds into Gw by tensor or "
-       "och when Xw reuses Xf by tok without a residual of its own scale"},
+       "och when Xw reuses Xf by tok without a residual of its own scale; Gd and Gw are as comp of "
+       "clamp demands"},
       {"shared-rotation", "both operands of a GEMM have the same xform"},
       {"shared-group", "both operands of a GEMM have the same contraction block"},
       {"rotated-reuse", "Gw needs source hp when Gd is rotated"},
