@@ -4,8 +4,8 @@
 #include "client/cli/commands.h"
 #include "client/cli/table.h"
 #include "client/lib/proto_json.h"
-#include "client/lib/yaml_json.h"
 #include "kernels/recipe/recipe.h"
+#include "kernels/recipe/yaml/yaml_json.h"
 
 namespace nibble::cli {
 namespace {

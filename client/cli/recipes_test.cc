@@ -8,7 +8,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "client/cli/command_line.h"
-#include "client/lib/yaml_json.h"
+#include "kernels/recipe/yaml/yaml_json.h"
 
 namespace nibble::cli {
 namespace {

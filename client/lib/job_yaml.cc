@@ -11,7 +11,7 @@
 #include "base/files.h"
 #include "base/strings.h"
 #include "client/lib/field_value.h"
-#include "client/lib/yaml_json.h"
+#include "kernels/recipe/yaml/yaml_json.h"
 
 namespace nibble {
 namespace {

@@ -282,6 +282,35 @@ TEST(RandomWords, AreThoseOfTheirElements) {
   }
 }
 
+// Tokens are independent in fprop: their order permutes the codes of Xf. In wgrad they share
+// groups, so the order changes what X decodes to.
+TEST_F(GroupRules, PermutingTokensPermutesXfButChangesXw) {
+  constexpr int64_t kTokens = 64, kWidth = 48;
+  const Values x = Random(23, kTokens * kWidth);
+  for (const char* name : {"mxfp4_plain", "nvfp4_te", "te_mxfp8", "ue5m3", "te_fp8_block"}) {
+    const LinearRecipe recipe = FindRecipe(name)->linear;
+    // Row t of the permuted tensor is row 37 t + 5 of x.
+    const auto permuted = [&](const Values& values) {
+      Values out;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        const int64_t from = (37 * t + 5) % kTokens;
+        out.insert(out.end(), values.begin() + from * kWidth, values.begin() + (from + 1) * kWidth);
+      }
+      return out;
+    };
+    Quant xf = recipe.slot(Slot::kXf), xw = recipe.slot(Slot::kXw);
+    xf.hold = xw.hold = 1;
+    xw.rotation = {};
+    const Outcome plain = Quantized(*backend_, xf, Axis::kCols, x, kTokens);
+    const Outcome moved = Quantized(*backend_, xf, Axis::kCols, permuted(x), kTokens);
+    EXPECT_EQ(moved.decoded, permuted(plain.decoded)) << name;
+    if (xw.elem != Elem::kE2M1) continue;  // powers of two leave FP8 values where they are
+    const Outcome plain_w = Quantized(*backend_, xw, Axis::kRows, x, kTokens);
+    const Outcome moved_w = Quantized(*backend_, xw, Axis::kRows, permuted(x), kTokens);
+    EXPECT_NE(moved_w.decoded, permuted(plain_w.decoded)) << name;
+  }
+}
+
 TEST_F(GroupRules, NvScaleCodesSurviveRepeatedQuantization) {
   const Values x = Random(8, 32 * 64);
   const Quant quant = Make(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kNv, 448);

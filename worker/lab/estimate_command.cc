@@ -17,7 +17,7 @@ Counts operations: the speed-up over BF16 as published with arXiv 2501.17116, an
 precision that each GEMM of the recipe really has.
 
   --model P      llama2-9m, llama2-60m, ... llama2-13b
-  --recipe R     built-in name or JSON file
+  --recipe R     built-in name, or YAML or JSON file
   --seq N        tokens of a sequence (default 2048)
   --device D     h100, b200 (default: both), or cpu: this machine, whose rate on codes is measured
   --threads N    of cpu; 0: one per usable core (default)

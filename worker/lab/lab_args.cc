@@ -3,28 +3,21 @@
 
 #include <vector>
 
-#include "base/files.h"
 #include "base/strings.h"
+#include "kernels/recipe/yaml/yaml_json.h"
 
 namespace nibble {
 
 namespace {
-constexpr int64_t kMaxRecipeBytes = 1 << 20;
 constexpr int64_t kDefaultSeed = 1234;
 constexpr int64_t kMaxSeed = int64_t{1} << 62;
 constexpr int64_t kMaxStep = 0xffffffff;
 }  // namespace
 
 Result<Recipe> LoadRecipe(const std::string& name_or_path) {
-  const bool is_path =
-      name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".json");
-  if (!is_path) return FindRecipe(name_or_path);
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(name_or_path, kMaxRecipeBytes));
-  const Result<Json> json = Json::Parse(text);
-  if (!json.ok()) return json.status().WithContext(name_or_path);
-  Result<Recipe> recipe = ParseRecipe((*json)["recipe"].is_object() ? (*json)["recipe"] : *json);
-  if (!recipe.ok()) return recipe.status().WithContext(name_or_path);
-  return recipe;
+  bool is_path = name_or_path == "-" || name_or_path.find('/') != std::string::npos;
+  for (const char* ending : {".json", ".yaml", ".yml"}) is_path |= name_or_path.ends_with(ending);
+  return is_path ? ReadRecipeFile(name_or_path) : FindRecipe(name_or_path);
 }
 
 Result<Slot> ParseSlot(const std::string& name) {

@@ -13,10 +13,10 @@
 
 namespace nibble {
 
-// A file (a path with a '/' or ending in .json) or the name of a built-in row. The file holds a
-// recipe, or what `nibble recipes validate FILE -o json` prints of one. NOT_FOUND for an
-// unknown name, with the nearest one; INVALID_ARGUMENT or UNIMPLEMENTED as ParseRecipe, with the
-// path before it.
+// A file (a path with a '/' or ending in .json, .yaml or .yml; "-" is standard input) or the name
+// of a built-in row. The file holds a recipe in YAML or JSON, or what `nibble recipes validate FILE
+// -o json` prints of one. NOT_FOUND for an unknown name, with the nearest one; INVALID_ARGUMENT or
+// UNIMPLEMENTED as ParseRecipe, with the path before it.
 Result<Recipe> LoadRecipe(const std::string& name_or_path);
 
 // "Xf", "Wf", "Gd", "Wd", "Gw" or "Xw". INVALID_ARGUMENT lists them.

@@ -16,7 +16,7 @@ constexpr char kHelp[] =
 
 Runs one linear layer forward and backward: Y = X W^T, dX = dY W, dW = dY^T X.
 
-  --recipe R   built-in name or JSON file
+  --recipe R   built-in name, or YAML or JSON file
   --in FILE    safetensors with X (T, K), W (N, K) and dY (T, N), BF16 or F32
   --out FILE   safetensors with Y (T, N), dX (T, K) and dW (N, K) in F32
   --path P     fast (default): products on codes run on the kernels for codes; reference: the same

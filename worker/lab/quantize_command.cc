@@ -16,7 +16,7 @@ constexpr char kHelp[] =
 
 Takes one tensor through one operand slot and prints how well its codes stand for it.
 
-  --recipe R       built-in name or JSON file
+  --recipe R       built-in name, or YAML or JSON file
   --slot S         Xf, Xw (tensor X (T, K)), Wf, Wd (W (N, K)), Gd or Gw (dY (T, N))
   --in FILE[:NAME] safetensors, BF16 or F32; NAME may be left out where there is one tensor
   --fold FILE[:NAME]  W for Gd, X for Gw, where the recipe folds its scales into the slot

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/lab/speedup.h"
 
+#include <array>
+
+#include "worker/spec/recipe_fit.h"
+
 namespace nibble {
 namespace {
 
@@ -45,13 +49,6 @@ class Tally {
   }
   std::vector<Sum> sums_;
 };
-
-// FLOPs per token of one block's linear layers, forward.
-double BlockLinearFlops(const ModelConfig& m) {
-  const auto d = static_cast<double>(m.hidden_size), f = static_cast<double>(m.intermediate_size);
-  const auto kv = static_cast<double>(m.kv_size());
-  return 2 * (2 * d * d + 2 * d * kv + 3 * d * f);
-}
 
 void AddResidual(const LinearRecipe& linear, const GemmPrecision& fprop, double flops,
                  const DeviceRates& device, Tally* tally) {
@@ -111,16 +108,23 @@ CountedSpeedup CountForRecipe(const ModelConfig& model, int64_t seq, const Recip
                               const DeviceRates& device) {
   const auto layers = static_cast<double>(model.layers);
   const auto d = static_cast<double>(model.hidden_size);
-  const double linear_flops = BlockLinearFlops(model);
+  const std::array<LinearShape, kLinearKinds> shapes = BlockLinears(model);
+  double linear_flops = 0;  // per token of one block, forward
   Tally tally;
   const int count = static_cast<int>(model.layers);
   for (int layer = 0; layer < count; ++layer) {
-    const LinearRecipe linear = recipe.LinearFor(LinearKind::kQuery, layer, count);
-    const RecipePrecision p = PrecisionOf(linear);
-    tally.Add("fprop", linear_flops, device.OfProduct(linear, kFprop, p.fprop));
-    tally.Add("dgrad", linear_flops, device.OfProduct(linear, kDgrad, p.dgrad));
-    tally.Add("wgrad", linear_flops, device.OfProduct(linear, kWgrad, p.wgrad));
-    AddResidual(linear, p.fprop, linear_flops, device, &tally);
+    linear_flops = 0;
+    for (int kind = 0; kind < kLinearKinds; ++kind) {
+      const LinearRecipe& linear = recipe.LinearFor(static_cast<LinearKind>(kind), layer, count);
+      const LinearShape& shape = shapes[static_cast<size_t>(kind)];
+      const double flops = 2 * static_cast<double>(shape.in) * static_cast<double>(shape.out);
+      const RecipePrecision p = PrecisionOf(linear);
+      tally.Add("fprop", flops, device.OfProduct(linear, kFprop, p.fprop));
+      tally.Add("dgrad", flops, device.OfProduct(linear, kDgrad, p.dgrad));
+      tally.Add("wgrad", flops, device.OfProduct(linear, kWgrad, p.wgrad));
+      AddResidual(linear, p.fprop, flops, device, &tally);
+      linear_flops += flops;
+    }
   }
   const double attention = kPasses * layers * kAttentionFlops * static_cast<double>(seq) * d;
   const double elementwise = kPasses * layers * kElementwiseFlops * d;

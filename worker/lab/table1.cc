@@ -46,11 +46,13 @@ const std::vector<OutlierTreatment>& OutlierTreatments() {
 Result<std::vector<Table1Row>> MeasureTable1(Backend* backend, const Model& model, Block block) {
   const int layers = static_cast<int>(model.options().model.layers);
   for (int layer = 0; layer < layers; ++layer) {
-    if (LinearInput::BorrowsSource(
-            model.options().recipe.LinearFor(LinearKind::kQuery, layer, layers)))
-      continue;
-    return FailedPreconditionError("recipe '" + model.options().recipe.name +
-                                   "' does not keep the inputs of linear layers; use bf16");
+    for (int kind = 0; kind < kLinearKinds; ++kind) {
+      const LinearRecipe& linear =
+          model.options().recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers);
+      if (LinearInput::BorrowsSource(linear)) continue;
+      return FailedPreconditionError("recipe '" + model.options().recipe.name +
+                                     "' does not keep the inputs of linear layers; use bf16");
+    }
   }
   LinearWorkspace workspace(backend);
   std::vector<Table1Row> rows;

@@ -27,6 +27,10 @@ Result<Json> NodeToJson(const YAML::Node& node);
 // One document. INVALID_ARGUMENT with file and line.
 Result<Json> YamlToJson(std::string_view text, const std::string& file_name);
 
+// The recipe of a document: itself, or its member `recipe`, as `nibble recipes validate FILE -o
+// json` prints it. INVALID_ARGUMENT with `name` before it.
+Result<Recipe> RecipeFromDocument(const Json& document, const std::string& name);
+
 // A recipe in YAML or JSON; "-" reads standard input. NOT_FOUND without the file; INVALID_ARGUMENT
 // names the file and the field or rule.
 Result<Recipe> ReadRecipeFile(const std::string& path);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/lib/yaml_json.h"
+#include "kernels/recipe/yaml/yaml_json.h"
 
 #include <yaml-cpp/yaml.h>
 
@@ -90,9 +90,7 @@ Result<Recipe> ReadRecipeFile(const std::string& path) {
   }
   const std::string name = path == "-" ? "stdin" : path;
   ASSIGN_OR_RETURN(const Json json, YamlToJson(text, name));
-  Result<Recipe> recipe = ParseRecipe(json);
-  if (!recipe.ok()) return recipe.status().WithContext(name);
-  return recipe;
+  return RecipeFromDocument(json, name);
 }
 
 }  // namespace nibble
