@@ -28,7 +28,8 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 build=$PWD/build/gpu-check
 started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-passed=0 failed=0 skipped=0 sanitizer='"not run"' training=null peers=null build_seconds=null
+passed=0 failed=0 skipped=0 sanitizer='"not run"' training=null peers=null layers=null operations=null
+build_seconds=null
 
 write_json() { # status
   cat >"$out/gpu_check.json" <<JSON
@@ -43,6 +44,8 @@ write_json() { # status
   "tests": {"passed": $passed, "failed": $failed, "skipped": $skipped},
   "compute_sanitizer": $sanitizer,
   "training_against_cpu": $training,
+  "operations": $operations,
+  "layer_steps": $layers,
   "pytorch": $peers
 }
 JSON
@@ -66,7 +69,7 @@ cmake -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=
   -DNIBBLE_GTEST_SOURCE_DIR="$gtest" >"$out/configure.log" 2>&1 ||
   fail "configure failed, see configure.log" 1
 before=$SECONDS
-cmake --build "$build" --target nibble_cuda ops_test cuda_matmul_test nibble-trainer >"$out/build.log" 2>&1 ||
+cmake --build "$build" --target nibble_cuda ops_test cuda_matmul_test nibble-trainer nibble-device-bench >"$out/build.log" 2>&1 ||
   fail "build failed, see build.log" 1
 build_seconds=$((SECONDS - before))
 
@@ -89,7 +92,7 @@ work=$build/training
 rm -rf "$work" && python3 tools/gpu_check/train_data.py "$work"
 runs_failed=0
 training='{'
-for recipe in bf16 fp4_ms_paper; do
+for recipe in bf16 fp4_ms_paper fp4_fold8; do
   for backend in cpu cuda; do
     timeout 240 "$build/bin/nibble-trainer" --config "$work/$recipe.json" \
       --dir "$work/$recipe-$backend" --backend $backend --quiet >"$out/train-$recipe-$backend.log" 2>&1
@@ -100,8 +103,15 @@ for recipe in bf16 fp4_ms_paper; do
 done
 training=${training%, }'}'
 
+# Speed: our operations, PyTorch's, and what a layer of 7B shape adds to a step.
+"$build/bin/nibble-device-bench" --backend cuda >"$out/operations.json" 2>"$out/operations.log" &&
+  operations=$(cat "$out/operations.json")
 python3 tools/gpu_check/torch_peers.py >"$out/pytorch.json" 2>"$out/pytorch.log" &&
   peers=$(cat "$out/pytorch.json")
+if [ $SECONDS -lt 300 ]; then
+  python3 tools/gpu_check/layer_steps.py "$build/bin/nibble-trainer" "$work/tokens" "$work" \
+    >"$out/layer_steps.json" 2>"$out/layer_steps.log" && layers=$(cat "$out/layer_steps.json")
+fi
 
 status=passed
 if [ "$failed" -gt 0 ] || [ "$passed" -eq 0 ] || [ "$runs_failed" = 1 ] ||

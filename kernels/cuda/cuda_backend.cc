@@ -58,6 +58,7 @@ Status CudaBackend::Open() {
                   "is needed",
                   properties.name, properties.major, properties.minor));
   }
+  block_shared_bytes_ = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   description_ =
       StrFormat("%s, compute capability %d.%d, %.0f GiB", properties.name, properties.major,
                 properties.minor, static_cast<double>(properties.totalGlobalMem) / 1073741824.0);

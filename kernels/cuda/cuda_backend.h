@@ -75,6 +75,9 @@ class CudaBackend final : public Backend {
               Transpose transpose_b, bool accumulate, TensorView out) override;
   Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                   QuantizedTensor* out, TensorView decoded) override;
+  Status QuantizeBoth(const Quant& first, const QuantizeContext& first_context, const Quant& second,
+                      const QuantizeContext& second_context, ConstTensorView x,
+                      QuantizedTensor* first_out, QuantizedTensor* second_out) override;
   Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
@@ -88,6 +91,11 @@ class CudaBackend final : public Backend {
                                            ConstTensorView decoded) override;
   Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
                TensorView parameter) override;
+  Status RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
+                      ConstTensorView gradient, TensorView m, TensorView v, TensorView parameter,
+                      StateScales* scales) override;
+  Status RoundToE4M3(float scale, TensorView x) override;
+  Result<float> AbsMax(ConstTensorView x) override;
   Result<double> Sum(ConstTensorView x) override;
   Result<double> SumOfSquares(ConstTensorView x) override;
 
@@ -119,7 +127,10 @@ class CudaBackend final : public Backend {
   Status PrepareFold(const QuantizeContext& context, ConstTensorView x, bool clamped,
                      QuantizedTensor* out);
   Status MeasureColumns(ConstTensorView x, const RowStats* stats, const QuantizedTensor& out);
-  Status SetScales(const Quant& quant, ConstTensorView x, RowStats* stats, QuantizedTensor* out);
+  Status PrepareQuantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                         QuantizedTensor* out);
+  Status SetScales(const Quant& quant, ConstTensorView x, const RowStats* stats,
+                   const uint32_t* columns, QuantizedTensor* out);
   Status Encode(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                 const RowStats* stats, QuantizedTensor* out, TensorView decoded);
 
@@ -128,7 +139,8 @@ class CudaBackend final : public Backend {
   std::string description_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Matmul> matmul_;
-  bool float8_products_ = false;  // FP8 with a scale vector per side (OUTER_VEC_32F)
+  int64_t block_shared_bytes_ = 0;  // most that a block may ask for
+  bool float8_products_ = false;    // FP8 with a scale vector per side (OUTER_VEC_32F)
   int64_t allocated_bytes_ = 0;
   int64_t peak_allocated_bytes_ = 0;
   std::unordered_map<void*, int64_t> allocations_;

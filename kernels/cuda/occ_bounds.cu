@@ -6,14 +6,13 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/occ_kernels.cuh"
 #include "kernels/cuda/row_stats.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/occ.h"
 
 namespace nibble::cuda {
 namespace {
-
-constexpr int kKeys = 65536;
 
 struct SetBoundsOp {
   float low, high;
@@ -24,6 +23,7 @@ struct SetBoundsOp {
   }
 };
 
+// Where shared memory is too small for CountKeysKernel.
 struct CountKeysOp {
   const float* x;
   unsigned* counts;
@@ -128,7 +128,17 @@ Status CudaBackend::OccBounds(const Quant& quant, ConstTensorView x, RowStats* s
   RETURN_IF_ERROR(histogram_.Reserve(*this, kKeys * 4));
   unsigned* counts = static_cast<unsigned*>(histogram_.data());
   RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(counts, 0, kKeys * 4, stream_), "Quantize"));
-  RETURN_IF_ERROR(ForEach(stream_, "Quantize", x.size(), CountKeysOp{x.f32(), counts}));
+  if (block_shared_bytes_ >= kHistogramBytes) {
+    RETURN_IF_ERROR(CudaStatus(
+        cudaFuncSetAttribute(CountKeysKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             kHistogramBytes),
+        "shared memory of the histogram"));
+    CountKeysKernel<<<GridForRows((x.size() + kHistogramChunk - 1) / kHistogramChunk),
+                      kHistogramThreads, kHistogramBytes, stream_>>>(x.f32(), x.size(), counts);
+    RETURN_IF_ERROR(LaunchStatus("Quantize"));
+  } else {
+    RETURN_IF_ERROR(ForEach(stream_, "Quantize", x.size(), CountKeysOp{x.f32(), counts}));
+  }
   TensorBoundsKernel<<<1, kThreads, 0, stream_>>>(counts, index.low, index.high, x.rows, stats);
   return LaunchStatus("Quantize");
 }

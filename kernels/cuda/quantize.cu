@@ -30,19 +30,6 @@ Status CheckQuant(const Quant& quant, const QuantizeContext& context) {
       "scales f32, p2 and cur; use backend cpu for this recipe");
 }
 
-ScaleAxis AxisOf(const QuantizedTensor& x) {
-  if (x.per_column()) return ScaleAxis::kColumn;
-  return x.per_row() ? ScaleAxis::kRow : ScaleAxis::kTensor;
-}
-
-// Empty unless x is folded.
-Fold FoldOf(const QuantizedTensor& x) {
-  Fold fold;
-  const auto* values = static_cast<const float*>(x.fold.data());
-  if (x.folded) (x.contraction == Axis::kRows ? fold.by_row : fold.by_column) = values;
-  return fold;
-}
-
 StoredCodes CodesOf(const QuantizedTensor& x) {
   return {x.elem,
           x.scale,
@@ -95,13 +82,9 @@ Status CudaBackend::MeasureColumns(ConstTensorView x, const RowStats* stats,
   return LaunchStatus("Quantize");
 }
 
-Status CudaBackend::SetScales(const Quant& quant, ConstTensorView x, RowStats* stats,
-                              QuantizedTensor* out) {
-  MeasureRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(x.f32(), FoldOf(*out), x.rows,
-                                                                   x.cols, stats);
-  RETURN_IF_ERROR(LaunchStatus("Quantize"));
+Status CudaBackend::SetScales(const Quant& quant, ConstTensorView x, const RowStats* stats,
+                              const uint32_t* columns, QuantizedTensor* out) {
   const ScaleAxis axis = AxisOf(*out);
-  if (axis == ScaleAxis::kColumn) RETURN_IF_ERROR(MeasureColumns(x, stats, *out));
   RETURN_IF_ERROR(out->enc.Reserve(*this, out->scale_count() * 4));
   const bool residual = out->comp != OccComp::kNone;
   int32_t* offsets = nullptr;
@@ -110,10 +93,9 @@ Status CudaBackend::SetScales(const Quant& quant, ConstTensorView x, RowStats* s
     offsets = static_cast<int32_t*>(out->residual_offsets.data());
   }
   RETURN_IF_ERROR(words_.Reserve(*this, static_cast<int64_t>(sizeof(ScaleSummary))));
-  ScalesKernel<<<1, kThreads, 0, stream_>>>(
-      {quant.scale, quant.scale_max, axis, x.rows, x.cols, stats,
-       static_cast<const uint32_t*>(column_amax_.data()), static_cast<float*>(out->enc.data()),
-       offsets, static_cast<ScaleSummary*>(words_.data())});
+  ScalesKernel<<<1, kThreads, 0, stream_>>>({quant.scale, quant.scale_max, axis, x.rows, x.cols,
+                                             stats, columns, static_cast<float*>(out->enc.data()),
+                                             offsets, static_cast<ScaleSummary*>(words_.data())});
   RETURN_IF_ERROR(LaunchStatus("Quantize"));
   ScaleSummary summary{};
   RETURN_IF_ERROR(CopyOut(&summary, words_.data(), sizeof(summary)));
@@ -162,12 +144,9 @@ Status CudaBackend::Encode(const Quant& quant, const QuantizeContext& context, C
   return LaunchStatus("Quantize");
 }
 
-Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                             QuantizedTensor* out, TensorView decoded) {
+Status CudaBackend::PrepareQuantize(const Quant& quant, const QuantizeContext& context,
+                                    ConstTensorView x, QuantizedTensor* out) {
   RETURN_IF_ERROR(CheckView("Quantize", "x", x, x.rows, x.cols));
-  if (decoded.data != nullptr) {
-    RETURN_IF_ERROR(CheckView("Quantize", "decoded", decoded, x.rows, x.cols));
-  }
   RETURN_IF_ERROR(CheckQuant(quant, context));
   out->rows = x.rows;
   out->cols = x.cols;
@@ -180,12 +159,25 @@ Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context,
   out->has_group_scale = false;
   out->has_mask = false;
   out->recast_enc = 0;
+  return x.size() == 0 ? OkStatus() : PrepareFold(context, x, quant.pre.enabled, out);
+}
+
+Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                             QuantizedTensor* out, TensorView decoded) {
+  if (decoded.data != nullptr) {
+    RETURN_IF_ERROR(CheckView("Quantize", "decoded", decoded, x.rows, x.cols));
+  }
+  RETURN_IF_ERROR(PrepareQuantize(quant, context, x, out));
   if (x.size() == 0) return OkStatus();
-  RETURN_IF_ERROR(PrepareFold(context, x, quant.pre.enabled, out));
   RETURN_IF_ERROR(row_stats_.Reserve(*this, x.rows * static_cast<int64_t>(sizeof(RowStats))));
   RowStats* stats = static_cast<RowStats*>(row_stats_.data());
   RETURN_IF_ERROR(OccBounds(quant, x, stats));
-  RETURN_IF_ERROR(SetScales(quant, x, stats, out));
+  MeasureRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(x.f32(), FoldOf(*out), x.rows,
+                                                                   x.cols, stats);
+  RETURN_IF_ERROR(LaunchStatus("Quantize"));
+  if (out->per_column()) RETURN_IF_ERROR(MeasureColumns(x, stats, *out));
+  RETURN_IF_ERROR(
+      SetScales(quant, x, stats, static_cast<const uint32_t*>(column_amax_.data()), out));
   return Encode(quant, context, x, stats, out, decoded);
 }
 

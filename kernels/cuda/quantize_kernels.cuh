@@ -9,31 +9,12 @@
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/quantize_parts.cuh"
 #include "kernels/cuda/row_stats.h"
 #include "kernels/formats/occ.h"
 #include "kernels/formats/scales.h"
 
 namespace nibble::cuda {
-
-// Which stored elements share a scale.
-enum class ScaleAxis : uint8_t { kTensor, kRow, kColumn };
-
-// What elements are divided by before they are scaled; nullptr: nothing.
-struct Fold {
-  const float* by_row = nullptr;
-  const float* by_column = nullptr;
-
-  __device__ float Apply(float value, int64_t row, int64_t col) const {
-    if (by_row != nullptr) return value / by_row[row];
-    return by_column != nullptr ? value / by_column[col] : value;
-  }
-  // What a folded value is multiplied by to be x again.
-  __device__ float Undo(float decoded, int64_t row, int64_t col) const {
-    if (by_row == nullptr && by_column == nullptr) return decoded;
-    const float fold = by_row != nullptr ? by_row[row] : by_column[col];
-    return decoded * (formats::IsFinite(fold) ? fold : 0.0f);
-  }
-};
 
 // fold[i] = what element i of the sum is divided by: the scale of row i of the other operand's
 // codes, or its only one; +Inf for a row of zero codes, whose scale says nothing. Blocks by row.
@@ -200,10 +181,6 @@ struct EncodeTask {
   int32_t* columns;
   void* values;
 };
-
-__device__ inline float EncAt(ScaleAxis axis, const float* enc, int64_t row, int64_t col) {
-  return enc[axis == ScaleAxis::kTensor ? 0 : (axis == ScaleAxis::kRow ? row : col)];
-}
 
 // Integer code of an outlier in half units, at most kWideMax, less the code of its clamped value.
 inline constexpr float kWideMax = 127.0f;

@@ -236,6 +236,13 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
   for (unsigned lane = 0; lane < 32; ++lane) mask |= all[lane] << lane;
   return mask;
 }
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  unsigned largest = 0;
+  for (const unsigned other : Emulator::Get().Exchange(value)) {
+    largest = other > largest ? other : largest;
+  }
+  return largest;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <typename T>
 T atomicMax(T* at, T value) {

@@ -9,7 +9,11 @@
 #include <limits>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/loss_kernels.cuh"
+#include "kernels/cuda/occ_kernels.cuh"
+#include "kernels/cuda/quantize_both_kernels.cuh"
 #include "kernels/cuda/quantize_kernels.cuh"
+#include "kernels/cuda/rounded_adamw_kernels.cuh"
 #include "kernels/formats/philox.h"
 
 namespace nibble::cuda {
@@ -263,6 +267,160 @@ TEST_P(EmulatedKernels, QuantizeToTheBitsOfTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedKernels, testing::ValuesIn(kCases));
+
+// The scales the CPU gives an operand are those of the maxima measured together.
+class EmulatedBoth : public testing::TestWithParam<Elem> {};
+
+TEST_P(EmulatedBoth, QuantizeTwiceToTheBitsOfTheCpu) {
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
+  constexpr int64_t kRows = 37, kCols = 300;
+  std::vector<float> x = Source(kRows, kCols, 1);
+  Quant quants[2];
+  QuantizeContext contexts[2];
+  QuantizedTensor others[2], expected[2];
+  for (int i = 0; i < 2; ++i) {
+    quants[i].elem = GetParam();
+    quants[i].block = i == 0 ? Block::kToken : Block::kOutputChannel;
+    quants[i].scale = ScaleRule::kF32;
+    quants[i].scale_max = GetParam() == Elem::kE2M1 ? 6 : 448;
+    quants[i].round = GetParam() == Elem::kE2M1 ? Round::kSr24 : Round::kEven;
+    quants[i].fold = true;
+    contexts[i].contraction = i == 0 ? Axis::kCols : Axis::kRows;
+    contexts[i].stream = static_cast<uint32_t>(i);
+    const int64_t depth = i == 0 ? kCols : kRows;
+    Quant by_row = quants[0];
+    by_row.elem = Elem::kE2M1;
+    by_row.scale_max = 6;
+    by_row.fold = false;
+    CpuResult(*cpu, by_row, {}, Source(depth, 24, 2), depth, 24, &others[i]);
+    contexts[i].fold = &others[i];
+  }
+  ASSERT_TRUE(cpu->QuantizeBoth(quants[0], contexts[0], quants[1], contexts[1],
+                                {x.data(), kRows, kCols}, &expected[0], &expected[1])
+                  .ok());
+  std::vector<RowStats> stats(2 * kRows, RowStats{});
+  std::vector<uint32_t> columns(2 * kCols, 0);
+  std::vector<uint8_t> codes[2];
+  EncodeSide encode[2];
+  MeasureSide measure[2];
+  for (int i = 0; i < 2; ++i) {
+    const QuantizedTensor& q = expected[i];
+    measure[i] = {FoldOf(q), AxisOf(q), stats.data() + i * kRows, columns.data() + i * kCols};
+    codes[i].assign(static_cast<size_t>(kRows * q.code_row_bytes()), 0);
+    encode[i] = {q.elem,
+                 quants[i].round,
+                 {contexts[i].seed, contexts[i].step, contexts[i].stream},
+                 i == 1,
+                 AxisOf(q),
+                 FoldOf(q),
+                 static_cast<const float*>(q.enc.data()),
+                 codes[i].data(),
+                 q.code_row_bytes()};
+  }
+  const float* source = x.data();
+  Emulator::Get().Launch({2, 2}, kThreads, 0, FiberOrder::kBackwards,
+                         [&] { MeasureBothKernel(source, kRows, kCols, measure[0], measure[1]); });
+  Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kForwards,
+                         [&] { EncodeBothKernel(source, kRows, kCols, encode[0], encode[1]); });
+  for (int i = 0; i < 2; ++i) {
+    const QuantizedTensor& q = expected[i];
+    for (int64_t g = 0; g < q.scale_count(); ++g) {
+      const uint32_t bits = i == 0 ? stats[static_cast<size_t>(g)].amax_bits
+                                   : columns[static_cast<size_t>(kCols + g)];
+      EXPECT_EQ(EncOf(quants[i].scale, quants[i].scale_max, bits),
+                static_cast<const float*>(q.enc.data())[g])
+          << i << ' ' << g;
+    }
+    EXPECT_EQ(std::memcmp(codes[i].data(), q.codes.data(), codes[i].size()), 0) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedBoth, testing::Values(Elem::kE4M3, Elem::kE2M1));
+
+TEST(EmulatedHistogram, CountsEveryKey) {
+  const std::vector<float> x = Source(300, 211, 3);  // more than one chunk
+  std::vector<unsigned> counts(kKeys, 0), expected(kKeys, 0);
+  for (const float value : x) ++expected[formats::Bf16OrderKey(formats::ToBf16(value))];
+  Emulator::Get().Launch({2}, kHistogramThreads, kHistogramBytes, FiberOrder::kBackwards, [&] {
+    CountKeysKernel(x.data(), static_cast<int64_t>(x.size()), counts.data());
+  });
+  EXPECT_EQ(counts, expected);
+}
+
+TEST(EmulatedCrossEntropy, EqualsTheCpu) {
+  constexpr int64_t kRows = 5, kVocabulary = 700;
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
+  std::vector<float> logits = Source(kRows, kVocabulary, 4);
+  logits[3 * kVocabulary + 5] = 80.0f;  // one certain row
+  std::vector<float> expected = logits, losses(kRows), expected_losses(kRows);
+  std::vector<int32_t> targets = {0, 699, Backend::kIgnoreTarget, 5, 300};
+  const ConstTensorView ids(targets.data(), 1, kRows, DType::kI32);
+  ASSERT_TRUE(cpu->CrossEntropy({expected.data(), kRows, kVocabulary}, ids, 0.25f, true,
+                                {expected_losses.data(), 1, kRows})
+                  .ok());
+  for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
+    std::vector<float> got = logits;
+    Emulator::Get().Launch({2}, kThreads, 0, order, [&] {
+      CrossEntropyKernel(got.data(), targets.data(), Backend::kIgnoreTarget, kRows, kVocabulary,
+                         0.25f, true, losses.data());
+    });
+    for (size_t i = 0; i < losses.size(); ++i) {
+      EXPECT_NEAR(losses[i], expected_losses[i], 2e-6f * (1 + expected_losses[i])) << i;
+    }
+    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 3e-7f) << i;
+  }
+}
+
+// The state of fp8_lm after two updates on each side.
+TEST(EmulatedRoundedAdamW, EqualsTheCpuBitForBit) {
+  constexpr int64_t kSize = 1000;
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
+  const StatePrecision precision{StateElem::kE4M3, StateElem::kF16, StateElem::kF16};
+  std::vector<float> gradient = Source(1, kSize, 6), p = Source(1, kSize, 7), other_p = p;
+  std::vector<uint8_t> m(kSize, 0), other_m = m;
+  std::vector<uint16_t> v(kSize, 0), other_v = v;
+  StateScales scales, other;
+  for (int64_t step = 1; step <= 2; ++step) {
+    AdamWParams params;
+    params.step = step;
+    ASSERT_TRUE(cpu->RoundedAdamW(params, precision, {gradient.data(), 1, kSize},
+                                  {m.data(), 1, kSize, DType::kU8},
+                                  {v.data(), 1, kSize, DType::kF16}, {p.data(), 1, kSize}, &scales)
+                    .ok());
+    uint32_t maxima[3] = {};
+    const double b1 = static_cast<double>(params.beta1), b2 = static_cast<double>(params.beta2);
+    const double s = static_cast<double>(step);
+    const RoundedAdamWTask task{
+        1.0f,
+        params.beta1,
+        static_cast<float>(1.0 - b1),
+        params.beta2,
+        static_cast<float>(1.0 - b2),
+        static_cast<float>(static_cast<double>(params.learning_rate) / (1.0 - std::pow(b1, s))),
+        static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(b2, s))),
+        params.epsilon,
+        1.0f - params.learning_rate * params.weight_decay,
+        kSize,
+        gradient.data(),
+        {precision.m, other.m, other_m.data()},
+        {precision.v, other.v, other_v.data()},
+        other_p.data(),
+        maxima};
+    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kForwards,
+                           [&] { RoundedAdamWUpdateKernel(task); });
+    other.m = formats::ScaleP2(formats::BitsFloat(maxima[0]), formats::kE4M3Max, other.m);
+    other.v = formats::ScaleP2(formats::BitsFloat(maxima[1]), formats::kF16Max, other.v);
+    other.master = formats::ScaleP2(formats::BitsFloat(maxima[2]), formats::kF16Max, other.master);
+    Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kBackwards,
+                           [&] { RoundedAdamWStoreKernel(task, other, precision.master, true); });
+    EXPECT_EQ(other.m, scales.m);
+    EXPECT_EQ(other.v, scales.v);
+    EXPECT_EQ(other.master, scales.master);
+    EXPECT_EQ(other_m, m);
+    EXPECT_EQ(other_v, v);
+    EXPECT_EQ(other_p, p);
+  }
+}
 
 }  // namespace
 }  // namespace nibble::cuda

@@ -178,5 +178,34 @@ TEST(Device, TensorCoreAttentionIsTheCpus) {
   }
 }
 
+TEST(Device, QuantizesGradientsTwiceAsTwoCallsDo) {
+  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
+  Backend& backend = **cuda;
+  Place place(backend);
+  constexpr int64_t kTokens = 203, kOut = 140;
+  const TensorView dy = place.In(Draws(kTokens * kOut, 8), kTokens, kOut);
+  Quant by_column = RowQuant(Elem::kE4M3, 448);
+  by_column.block = Block::kOutputChannel;
+  QuantizeContext turned;
+  turned.contraction = Axis::kRows;
+  QuantizedTensor both[2], single[2];
+  ASSERT_TRUE(
+      backend
+          .QuantizeBoth(RowQuant(Elem::kE4M3, 448), {}, by_column, turned, dy, &both[0], &both[1])
+          .ok());
+  ASSERT_TRUE(backend.Quantize(RowQuant(Elem::kE4M3, 448), {}, dy, &single[0], {}).ok());
+  ASSERT_TRUE(backend.Quantize(by_column, turned, dy, &single[1], {}).ok());
+  for (int i = 0; i < 2; ++i) {
+    std::vector<uint8_t> codes[2];
+    const Buffer* const buffers[2] = {&both[i].codes, &single[i].codes};
+    for (int k = 0; k < 2; ++k) {
+      codes[k].resize(static_cast<size_t>(kTokens * kOut));
+      ASSERT_TRUE(backend.CopyOut(codes[k].data(), buffers[k]->data(), kTokens * kOut).ok());
+    }
+    EXPECT_EQ(codes[0], codes[1]) << i;
+  }
+}
+
 }  // namespace
 }  // namespace nibble

@@ -131,6 +131,22 @@ TEST_P(BenchProgram, PrintsResultsAsJson) {
 INSTANTIATE_TEST_SUITE_P(All, BenchProgram,
                          testing::Values("gemm", "linear", "quantize", "attention", "step"));
 
+TEST(DeviceBench, MeasuresEveryOperation) {
+  const std::string program = NIBBLE_BINARY_DIR "/bin/nibble-device-bench";
+  const Result<CommandOutput> run =
+      RunCommand({program, "--backend", "cpu", "--quick"}, /*merge_stderr=*/false);
+  ASSERT_TRUE(run.ok() && run->status.success()) << run.status().ToString();
+  const Result<Json> json = Json::Parse(run->output);
+  ASSERT_TRUE(json.ok()) << run->output;
+  EXPECT_EQ((*json)["backend"].AsString(), "cpu");
+  EXPECT_GE((*json)["results"].size(), 17u);
+  for (const Json& row : (*json)["results"].items()) {
+    const bool skipped = row.Find("skipped") != nullptr;  // no kernel for FP8 codes on a CPU
+    EXPECT_EQ(skipped, row["name"].AsString() == "gemm_codes_dgrad") << row.Dump();
+    EXPECT_TRUE(skipped || row["ms"]["median"].AsDouble() > 0) << row.Dump();
+  }
+}
+
 TEST(BenchCommandLine, RefusesUnknownNames) {
   const std::string program = NIBBLE_BINARY_DIR "/bin/nibble-bench";
   EXPECT_EQ(RunCommand({program, "gem"})->status.exit_code, 2);

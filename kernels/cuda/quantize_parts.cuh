@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the kernels of Quantize share: which elements have one scale, and folding. Thread-safety:
+// pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/formats/bits.h"
+
+namespace nibble::cuda {
+
+// Which stored elements share a scale.
+enum class ScaleAxis : uint8_t { kTensor, kRow, kColumn };
+
+// What elements are divided by before they are scaled; nullptr: nothing.
+struct Fold {
+  const float* by_row = nullptr;
+  const float* by_column = nullptr;
+
+  __device__ float Apply(float value, int64_t row, int64_t col) const {
+    if (by_row != nullptr) return value / by_row[row];
+    return by_column != nullptr ? value / by_column[col] : value;
+  }
+  // What a folded value is multiplied by to be x again.
+  __device__ float Undo(float decoded, int64_t row, int64_t col) const {
+    if (by_row == nullptr && by_column == nullptr) return decoded;
+    const float fold = by_row != nullptr ? by_row[row] : by_column[col];
+    return decoded * (formats::IsFinite(fold) ? fold : 0.0f);
+  }
+};
+
+// On the host: how a quantized tensor answers.
+inline ScaleAxis AxisOf(const QuantizedTensor& x) {
+  if (x.per_column()) return ScaleAxis::kColumn;
+  return x.per_row() ? ScaleAxis::kRow : ScaleAxis::kTensor;
+}
+
+// Empty unless x is folded.
+inline Fold FoldOf(const QuantizedTensor& x) {
+  Fold fold;
+  const auto* values = static_cast<const float*>(x.fold.data());
+  if (x.folded) (x.contraction == Axis::kRows ? fold.by_row : fold.by_column) = values;
+  return fold;
+}
+
+__device__ inline float EncAt(ScaleAxis axis, const float* enc, int64_t row, int64_t col) {
+  return enc[axis == ScaleAxis::kTensor ? 0 : (axis == ScaleAxis::kRow ? row : col)];
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// nibble-device-bench: what the operations of a training step reach on one backend, at the shapes
+// of a 7B layer. Runs where nibble-bench does not: no OpenBLAS, any backend. One JSON object on
+// stdout.
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "base/json.h"
+#include "base/strings.h"
+#include "kernels/backend.h"
+#include "kernels/formats/philox.h"
+#include "worker/bench/measure.h"
+#include "worker/train/args.h"
+
+namespace nibble::bench {
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+constexpr int kRepeats = 8;  // calls between two waits for the device
+
+struct Sizes {
+  int64_t tokens, hidden, wide, seq;
+  double seconds;  // of each operation
+};
+constexpr Sizes kLayer{8192, 4096, 11008, 2048, 1.0};
+constexpr Sizes kQuick{64, 64, 128, 32, 0.01};
+
+class DeviceBench {
+ public:
+  DeviceBench(Backend& backend, const Sizes& sizes) : backend_(backend), sizes_(sizes) {}
+
+  Result<Json> Run() {
+    RETURN_IF_ERROR(Copies());
+    for (const auto& [n, k] : {std::pair{sizes_.hidden, sizes_.hidden},
+                               {sizes_.wide, sizes_.hidden},
+                               {sizes_.hidden, sizes_.wide}}) {
+      RETURN_IF_ERROR(Products(n, k));
+    }
+    RETURN_IF_ERROR(Quantizers());
+    for (const int64_t head_dim : {int64_t{64}, int64_t{128}}) {
+      if (sizes_.hidden % head_dim == 0) RETURN_IF_ERROR(Attention(head_dim));
+    }
+    RETURN_IF_ERROR(Elementwise());
+    return Json::Object({{"backend", std::string(backend_.name())},
+                         {"device", backend_.description()},
+                         {"results", rows_}});
+  }
+
+ private:
+  // A tensor of heavy-tailed random numbers, alive as long as this object.
+  Result<TensorView> Random(int64_t rows, int64_t cols) {
+    buffers_.push_back(std::make_unique<Buffer>());
+    ASSIGN_OR_RETURN(const TensorView view, buffers_.back()->View(backend_, rows, cols));
+    std::vector<float> host(static_cast<size_t>(view.size()));
+    for (size_t i = 0; i < host.size(); ++i) {
+      const uint32_t word = formats::RandomWord(1, 0, static_cast<uint32_t>(buffers_.size()), i);
+      host[i] =
+          static_cast<float>(static_cast<int32_t>(word)) * (word % 97 == 0 ? 0x1p-27f : 0x1p-31f);
+    }
+    RETURN_IF_ERROR(backend_.CopyIn(view.data, host.data(), view.size_bytes()));
+    return view;
+  }
+
+  // Times `call`; `flops` and `bytes` of one call, 0 where they say nothing.
+  Status Measure(const std::string& name, Json shape, double flops, double bytes,
+                 const std::function<Status()>& call) {
+    std::vector<Contestant> contestants;
+    contestants.emplace_back(name, Timed(ClockKind::kWall, [&]() -> Status {
+                               for (int i = 0; i < kRepeats; ++i) RETURN_IF_ERROR(call());
+                               return backend_.Synchronize();
+                             }));
+    Effort effort;
+    effort.seconds = sizes_.seconds;
+    Json row = Json::Object({{"name", name}, {"shape", std::move(shape)}});
+    const Status status = RunInterleaved(effort, contestants);
+    if (!status.ok()) {
+      rows_.Append(row.Set("skipped", status.message()));
+      return OkStatus();
+    }
+    std::vector<double> seconds = contestants[0].seconds;
+    for (double& value : seconds) value /= kRepeats;
+    const double median = Summarise(seconds).median;
+    row.Set("ms", ToJson(Summarise(seconds), 1e3));
+    if (flops > 0) row.Set("tflops", Significant(flops / median * 1e-12));
+    if (bytes > 0) row.Set("gb_per_s", Significant(bytes / median * 1e-9));
+    rows_.Append(std::move(row));
+    return OkStatus();
+  }
+
+  static Json ProductShape(int64_t m, int64_t n, int64_t k) {
+    return Json::Object({{"m", m}, {"n", n}, {"k", k}});
+  }
+  static Json MatrixShape(TensorView x) {
+    return Json::Object({{"rows", x.rows}, {"cols", x.cols}});
+  }
+  static Quant RowQuant(Elem elem, float max) {
+    Quant quant;
+    quant.elem = elem;
+    quant.block = Block::kToken;
+    quant.scale = ScaleRule::kF32;
+    quant.scale_max = max;
+    return quant;
+  }
+
+  Status Copies() {
+    ASSIGN_OR_RETURN(const TensorView from, Random(sizes_.tokens, sizes_.hidden));
+    ASSIGN_OR_RETURN(const TensorView to, Random(sizes_.tokens, sizes_.hidden));
+    return Measure("copy", MatrixShape(from), 0, 2.0 * static_cast<double>(from.size_bytes()),
+                   [&] { return backend_.Copy(to.data, from.data, from.size_bytes()); });
+  }
+
+  // y (tokens, n) = x (tokens, k) w (n, k)^T in BF16 and on codes; and as a folded input gradient.
+  Status Products(int64_t n, int64_t k) {
+    const int64_t m = sizes_.tokens;
+    ASSIGN_OR_RETURN(const TensorView x, Random(m, k));
+    ASSIGN_OR_RETURN(const TensorView w, Random(n, k));
+    ASSIGN_OR_RETURN(const TensorView y, Random(m, n));
+    const double flops =
+        2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+    RETURN_IF_ERROR(Measure("gemm_bf16", ProductShape(m, n, k), flops, 0, [&] {
+      return backend_.Gemm(GemmMode::kBf16, x, Transpose::kNo, w, Transpose::kYes, false, y);
+    }));
+    QuantizedTensor xq, wq, gq;
+    RETURN_IF_ERROR(backend_.Quantize(RowQuant(Elem::kE2M1, 6), {}, x, &xq, {}));
+    RETURN_IF_ERROR(backend_.Quantize(RowQuant(Elem::kE2M1, 6), {}, w, &wq, {}));
+    QuantizedGemmParams forward;
+    forward.transpose_b = Transpose::kYes;
+    RETURN_IF_ERROR(Measure("gemm_codes_forward", ProductShape(m, n, k), flops, 0,
+                            [&] { return backend_.QuantizedGemm(forward, xq, wq, y); }));
+    QuantizeContext context;
+    context.fold = &wq;
+    RETURN_IF_ERROR(backend_.Quantize(RowQuant(Elem::kE4M3, 448), context, y, &gq, {}));
+    QuantizedGemmParams backward;
+    backward.fold_b = true;
+    return Measure("gemm_codes_dgrad", ProductShape(m, k, n), flops, 0,
+                   [&] { return backend_.QuantizedGemm(backward, gq, wq, x); });
+  }
+
+  Status Quantizers() {
+    ASSIGN_OR_RETURN(const TensorView x, Random(sizes_.tokens, sizes_.hidden));
+    QuantizedTensor rows, clamped;
+    const auto elements = static_cast<double>(x.size());
+    RETURN_IF_ERROR(Measure("quantize_e2m1_rows", MatrixShape(x), 0, 4.5 * elements, [&] {
+      return backend_.Quantize(RowQuant(Elem::kE2M1, 6), {}, x, &rows, {});
+    }));
+    Quant quant = RowQuant(Elem::kE2M1, 6);
+    quant.pre = {true, 0.99, OccScope::kTensor, OccComp::kWide};
+    RETURN_IF_ERROR(Measure("quantize_e2m1_clamped", MatrixShape(x), 0, 4.5 * elements,
+                            [&] { return backend_.Quantize(quant, {}, x, &clamped, {}); }));
+    Quant by_column = RowQuant(Elem::kE4M3, 448);
+    by_column.block = Block::kOutputChannel;
+    QuantizeContext turned;
+    turned.contraction = Axis::kRows;
+    QuantizedTensor first, second;
+    return Measure("quantize_gradient_twice", MatrixShape(x), 0, 6.0 * elements, [&] {
+      return backend_.QuantizeBoth(RowQuant(Elem::kE4M3, 448), {}, by_column, turned, x, &first,
+                                   &second);
+    });
+  }
+
+  Status Attention(int64_t head_dim) {
+    AttentionParams p;
+    p.batch = sizes_.tokens / sizes_.seq;
+    p.seq = p.kv_seq = sizes_.seq;
+    p.heads = p.kv_heads = sizes_.hidden / head_dim;
+    p.head_dim = head_dim;
+    p.mode = GemmMode::kBf16;
+    std::vector<TensorView> t;
+    for (int i = 0; i < 8; ++i) {
+      ASSIGN_OR_RETURN(t.emplace_back(), Random(sizes_.tokens, sizes_.hidden));
+    }
+    ASSIGN_OR_RETURN(const TensorView lse, Random(p.batch * p.heads, p.seq));
+    // Two products over the causal half forward, five backward.
+    const double flops = 2.0 * static_cast<double>(sizes_.tokens) *
+                         static_cast<double>(sizes_.hidden) * static_cast<double>(sizes_.seq);
+    const Json shape = Json::Object(
+        {{"batch", p.batch}, {"seq", p.seq}, {"heads", p.heads}, {"head_dim", head_dim}});
+    RETURN_IF_ERROR(Measure("attention_forward", shape, flops, 0, [&] {
+      return backend_.AttentionForward(p, t[0], t[1], t[2], t[3], lse);
+    }));
+    return Measure("attention_backward", shape, 2.5 * flops, 0, [&] {
+      return backend_.AttentionBackward(p, t[4], t[0], t[1], t[2], t[3], lse, t[5], t[6], t[7]);
+    });
+  }
+
+  Status Elementwise() {
+    std::vector<TensorView> t;
+    for (int i = 0; i < 4; ++i) {
+      ASSIGN_OR_RETURN(t.emplace_back(), Random(sizes_.tokens, sizes_.hidden));
+    }
+    ASSIGN_OR_RETURN(const TensorView weight, Random(1, sizes_.hidden));
+    ASSIGN_OR_RETURN(const TensorView rstd, Random(1, sizes_.tokens));
+    const Json shape = MatrixShape(t[0]);
+    const auto tensor = static_cast<double>(t[0].size_bytes());
+    RETURN_IF_ERROR(Measure("rms_norm_forward", shape, 0, 2 * tensor, [&] {
+      return backend_.RmsNormForward(t[0], weight, 1e-5f, t[1], rstd);
+    }));
+    RETURN_IF_ERROR(Measure("rms_norm_backward", shape, 0, 3 * tensor, [&] {
+      return backend_.RmsNormBackward(t[2], t[0], weight, rstd, t[1], false, weight);
+    }));
+    RETURN_IF_ERROR(Measure("swiglu_forward", shape, 0, 3 * tensor,
+                            [&] { return backend_.SwiGluForward(t[0], t[1], t[2]); }));
+    AdamWParams adamw;
+    return Measure("adamw", shape, 0, 7 * tensor,
+                   [&] { return backend_.AdamW(adamw, t[0], t[1], t[2], t[3]); });
+  }
+
+  Backend& backend_;
+  Sizes sizes_;
+  Json rows_ = Json::Array();
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+};
+
+int Main(const std::vector<std::string>& arguments) {
+  const Result<Args> args = Args::Parse(arguments, {{"backend"}, {"quick", "help"}});
+  if (!args.ok() || args->Has("help")) {
+    std::fprintf(stderr,
+                 "%s\nusage: nibble-device-bench [--backend cpu|cuda] [--quick]\n"
+                 "example: nibble-device-bench --backend cuda\n",
+                 args.ok() ? "" : args.status().message().c_str());
+    return args.ok() ? 0 : kExitUsage;
+  }
+  const Result<std::unique_ptr<Backend>> backend = MakeBackend(args->Text("backend", "cuda"), {});
+  Result<Json> result = backend.status();
+  if (backend.ok()) {
+    result = DeviceBench(**backend, args->Has("quick") ? kQuick : kLayer).Run();
+  }
+  if (!result.ok()) {
+    std::fprintf(stderr, "nibble-device-bench: %s\n", result.status().message().c_str());
+    return kExitFailed;
+  }
+  std::printf("%s\n", result->Dump(1).c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace nibble::bench
+
+int main(int argc, char** argv) {
+  return nibble::bench::Main(std::vector<std::string>(argv + 1, argv + argc));
+}
