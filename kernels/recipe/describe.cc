@@ -8,6 +8,7 @@
 
 #include "base/strings.h"
 #include "kernels/formats/occ.h"
+#include "kernels/recipe/product_path.h"
 #include "kernels/recipe/words.h"
 
 namespace nibble {
@@ -172,6 +173,23 @@ std::string PrecisionLine(const LinearRecipe& linear) {
          gemm("dgrad", precision.dgrad) + "; " + gemm("wgrad", precision.wgrad);
 }
 
+// "fast" on codes, "reference" decoded.
+std::string PathLine(const LinearRecipe& linear) {
+  const auto path = [&](const char* name, Slot left, Slot right) {
+    const Elem a = linear.Resolved(left).elem, b = linear.Resolved(right).elem;
+    const char* why = WhyDecoded(linear, left, right);
+    const bool high = !linear.Resolved(left).has_scale() && !linear.Resolved(right).has_scale();
+    if (why == nullptr && (!CpuMultipliesCodes(a) || !CpuMultipliesCodes(b))) {
+      why = "no kernel for codes of these formats";
+    }
+    const std::string text = std::string(name) + " ";
+    if (high) return text + "fast (no codes)";
+    return text + (why == nullptr ? "fast (on codes)" : "reference (" + std::string(why) + ")");
+  };
+  return "paths on cpu: " + path("fprop", Slot::kXf, Slot::kWf) + "; " +
+         path("dgrad", Slot::kGd, Slot::kWd) + "; " + path("wgrad", Slot::kGw, Slot::kXw);
+}
+
 void AddLinear(const LinearRecipe& linear, const std::string& indent,
                std::vector<std::string>* lines) {
   for (int i = 0; i < kSlotCount; ++i) {
@@ -179,6 +197,7 @@ void AddLinear(const LinearRecipe& linear, const std::string& indent,
   }
   lines->push_back(indent + EstimatorLine(linear.weight_estimator));
   lines->push_back(indent + PrecisionLine(linear));
+  lines->push_back(indent + PathLine(linear));
 }
 
 void AddAround(const Recipe& recipe, std::vector<std::string>* lines) {

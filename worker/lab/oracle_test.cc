@@ -290,6 +290,36 @@ TEST_F(OracleTest, EveryRowOnOtherShapesAndSeeds) {
               static_cast<long long>(checked_));
 }
 
+// Groups, tiles and outer scopes that the tensor does not fill: the last one is shorter.
+TEST_F(OracleTest, OperandsThatNoBlockDivides) {
+  for (const std::string& name : BuiltInRecipeNames()) {
+    const LinearRecipe recipe = FindRecipe(name)->linear;
+    for (const Shape& shape :
+         {Shape{5, 37, 19}, {1, 1, 1}, {33, 1, 130}, {131, 17, 2}, {1, 200, 257}}) {
+      const Case c = {name + " ragged", recipe, shape, 31, Fill::kFine};
+      const auto& [tokens, in, out] = shape;
+      const LayerData data = MakeLayer(Filled("X", tokens, in, 1, c.seed, 1, c.fill),
+                                       Filled("W", out, in, 2, c.seed, 0x1p-4, c.fill),
+                                       Filled("dY", tokens, out, 3, c.seed, 0x1p-10, c.fill))
+                                 .value();
+      LinearStep step;
+      step.seed = c.seed;
+      step.step = 3;
+      for (int i = 0; i < kSlotCount; ++i) {
+        const Slot slot = static_cast<Slot>(i);
+        const Quant& quant = recipe.slot(slot);
+        const bool own = quant.has_scale() && !recipe.SharesCodes(slot);
+        const Quant& first = recipe.slot(ReuseTarget(slot));
+        if (!own || quant.rotation.size > 0 || first.rotation.size > 0) continue;
+        const Matrix& source = SourceOf(data, slot);
+        oracle::Result expected;
+        CheckSlot(c, slot, {c.seed, 3}, data, source, Engine(c, slot, step, data), &expected);
+      }
+    }
+  }
+  std::printf("%lld operand elements\n", static_cast<long long>(checked_));
+}
+
 // All six slots of one kind; block names turn into the axis each slot has.
 LinearRecipe Alike(const Quant& quant) {
   LinearRecipe recipe;
