@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What each kernel of the CUDA plug-in costs, as the assembler reports it: registers, spills, shared
-# memory and the time to compile its file. Needs nvcc, no GPU.
+# memory, and the wall time to compile its file. Needs nvcc, no GPU.
 #
 #   tools/cuda_resources.sh [ARCHITECTURE...]     default: 90a 100a 120a
 #
@@ -44,7 +44,7 @@ for architecture in "$@"; do
       printf '| `%s` | `%s` | %s | %s | %s | %s |\n' "$file" "$plain" "$registers" "$spilled" "$stack" "$shared"
     done
 done
-printf '\n## Seconds to compile\n\n| file |'
+printf '\n## Wall seconds to compile\n\nOne file and one architecture at a time, beside whatever else this machine was doing.\n\n| file |'
 for architecture in "$@"; do printf ' sm_%s |' "$architecture"; done
 printf '\n| --- |'
 for architecture in "$@"; do printf ' --- |'; done
