@@ -39,6 +39,7 @@ constexpr int kWinogradSpan = 448;
 constexpr int kOffsetSpan = 448;
 constexpr int kWinogradOffset = 24;
 constexpr int kOffset = 12;
+static_assert(kScalePadding % kCols == 0 && kScalePadding % kRows == 0);
 constexpr int kMixedSteps = 5;
 
 [[gnu::always_inline]] inline __m256i Load(const void* p) {

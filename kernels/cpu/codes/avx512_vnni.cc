@@ -19,6 +19,7 @@ namespace {
 constexpr int kRows = 8;
 constexpr int kCols = 32;
 constexpr int kOffset = 128;
+static_assert(kScalePadding % kCols == 0 && kScalePadding % kRows == 0);
 constexpr int kLeftStep = kRows * 4;
 constexpr int kRightStep = kCols * 4;
 

@@ -16,9 +16,6 @@
 
 namespace nibble::cpu::codes {
 
-// Every vector of scales is padded to this many entries; so are group factors per group.
-inline constexpr int64_t kScalePadding = 64;
-
 // One operand in panels, grown on demand, never shrunk.
 struct PackedCodes {
   Buffer memory;

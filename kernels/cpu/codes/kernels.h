@@ -158,5 +158,8 @@ const KernelSet& NeonI8mmKernels();
 // Largest tile of any set, for buffers on the stack.
 inline constexpr int kMaxLeftLanes = 8;
 inline constexpr int kMaxRightLanes = 32;
+// Scale vectors are padded to a multiple of this many entries: whole panels of 4, 8, 16, 24 and 32
+// lanes.
+inline constexpr int64_t kScalePadding = 192;
 
 }  // namespace nibble::cpu::codes

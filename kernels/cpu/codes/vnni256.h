@@ -22,6 +22,7 @@ constexpr int kVectors = 3;
 constexpr int kCols = 8 * kVectors;
 constexpr int kTiles = kRows * kVectors;
 constexpr int kOffset = 128;
+static_assert(kScalePadding % kCols == 0 && kScalePadding % kRows == 0);
 
 [[gnu::always_inline]] inline __m256i Load(const void* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(p));
