@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <vector>
 
+#include "kernels/recipe/product_path.h"
 #include "worker/spec/buffer_plan.h"
 #include "worker/spec/recipe_fit.h"
 
@@ -35,14 +37,24 @@ int64_t PaddedParameters(const ModelConfig& m) {
 int64_t CopyBytes(const Quant& quant, int64_t rows, int64_t cols) {
   if (!quant.has_scale()) return 0;
   int64_t bytes = rows * ((cols * ElemBits(quant.elem) + 7) / 8);
-  bytes += (quant.block == Block::kTensor ? 1 : rows) * kFloatBytes;
+  if (quant.block == Block::kGroup || quant.block == Block::kTile) {
+    // A multiplier of each group and, with scale codes, the code and its value.
+    const bool plain = quant.scale == ScaleRule::kF32 || quant.scale == ScaleRule::kP2 ||
+                       quant.scale == ScaleRule::kCurrent || quant.scale == ScaleRule::kCurrentP2;
+    const int64_t members = quant.block == Block::kTile ? quant.group * quant.group : quant.group;
+    bytes += rows * cols / members * (plain ? kFloatBytes : 2 * kFloatBytes + 1);
+    if (quant.outer == Outer::k128) bytes += rows * cols / 128 * kFloatBytes;
+  } else {
+    bytes += (quant.block == Block::kTensor ? 1 : rows) * kFloatBytes;
+  }
+  if (quant.mask != Mask::kNone) bytes += rows * cols;
   if (!quant.pre.enabled || quant.pre.comp == OccComp::kNone) return bytes;
   // A column index and a value for twice the share that both quantiles clamp (kernels/backend.h
   // reserves as much, so that ordinary steps never grow it), and where each row begins.
   const double share = 4.0 * (1.0 - quant.pre.alpha);
   const auto entries = static_cast<int64_t>(share * static_cast<double>(rows * cols));
   return bytes + (rows + 1) * kFloatBytes +
-         entries * (kFloatBytes + (quant.pre.comp == OccComp::kE4M3 ? 1 : kFloatBytes));
+         entries * (kFloatBytes + (quant.pre.comp == OccComp::kBf16 ? kFloatBytes : 1));
 }
 
 // Quantized copies of one block's inputs and weights. Layers with the same input and recipe share
@@ -72,43 +84,85 @@ int64_t BlockQuantizedBytes(const ModelConfig& m,
   return bytes;
 }
 
-// Decoded operands of the layer at work, shared by all layers of the model.
-int64_t DecodedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
-  const auto decoded = [&](Slot slot) { return recipe.Resolved(slot).elem != Elem::kF32; };
-  const int64_t operand = tokens * std::max(m.hidden_size, m.intermediate_size) * kFloatBytes;
-  const int64_t weight = m.hidden_size * std::max(m.hidden_size, m.intermediate_size) * kFloatBytes;
-  int64_t bytes = 0;
-  if (decoded(Slot::kXf) || decoded(Slot::kXw)) bytes += operand;
-  if (decoded(Slot::kWf) || decoded(Slot::kWd)) bytes += weight;
-  if (decoded(Slot::kGd)) bytes += operand;
-  if (decoded(Slot::kGw) && !recipe.SharesCodes(Slot::kGw)) bytes += operand;
-  if (recipe.weight_estimator.dge()) bytes += weight;
+// What all layers of the model share: decoded operands where a product does not run on codes, codes
+// of dY where it does, an operand under its rotation, and a gradient on its way through estimator
+// or mask.
+using SharedBuffers = std::array<int64_t, 8>;
+SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
+  const int64_t widest = std::max(m.hidden_size, m.intermediate_size);
+  const int64_t operand = tokens * widest * kFloatBytes;
+  const int64_t weight = m.hidden_size * widest * kFloatBytes;
+  const auto decodes = [&](Slot left, Slot right) {
+    return WhyDecoded(recipe, left, right) != nullptr ||
+           !CpuMultipliesCodes(recipe.Resolved(left).elem) ||
+           !CpuMultipliesCodes(recipe.Resolved(right).elem);
+  };
+  const auto low = [&](Slot slot) { return recipe.Resolved(slot).elem != Elem::kF32; };
+  const auto requant = [&](Slot slot) { return recipe.slot(slot).source == Source::kRequant; };
+  const bool fprop = decodes(Slot::kXf, Slot::kWf), dgrad = decodes(Slot::kGd, Slot::kWd);
+  const bool wgrad = decodes(Slot::kGw, Slot::kXw);
+  SharedBuffers bytes = {};
+  if ((fprop && low(Slot::kXf)) || (wgrad && low(Slot::kXw)) || requant(Slot::kXw)) {
+    bytes[0] = operand;
+  }
+  if ((fprop && low(Slot::kWf)) || (dgrad && low(Slot::kWd)) || requant(Slot::kWd)) {
+    bytes[1] = weight;
+  }
+  const bool shared = recipe.SharesCodes(Slot::kGw);
+  if ((dgrad || (wgrad && shared)) && low(Slot::kGd)) bytes[2] = operand;
+  if (wgrad && !shared && low(Slot::kGw)) bytes[3] = operand;
+  if (!dgrad || (!wgrad && shared)) bytes[4] = CopyBytes(recipe.slot(Slot::kGd), tokens, widest);
+  if (!wgrad && !shared) bytes[5] = CopyBytes(recipe.slot(Slot::kGw), tokens, widest);
+  bool rotates = false;
+  for (const Quant& quant : recipe.slots) rotates |= quant.rotation.size > 0;
+  if (rotates) bytes[6] = std::max(operand, weight);
+  const bool masked = recipe.slot(Slot::kXf).mask != Mask::kNone;
+  const bool estimated = recipe.weight_estimator.kind != Estimator::kSte ||
+                         recipe.weight_estimator.max_gradient != MaxGradient::kIgnore ||
+                         recipe.slot(Slot::kWf).mask != Mask::kNone;
+  if (masked) {
+    bytes[7] = std::max(tokens * m.hidden_size * kFloatBytes, weight);
+  } else if (estimated) {
+    bytes[7] = weight;
+  }
   return bytes;
 }
 
 int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t tokens, int stage) {
-  int64_t copies = 0, decoded = 0;
+  int64_t copies = 0;
+  SharedBuffers shared = {};
   const int layers = static_cast<int>(m.layers);
   for (int layer = 0; layer < layers; ++layer) {
     std::array<LinearRecipe, kLinearKinds> recipes;
     for (size_t kind = 0; kind < recipes.size(); ++kind) {
       recipes[kind] = recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage);
-      decoded = std::max(decoded, DecodedBytes(m, recipes[kind], tokens));
+      const SharedBuffers needed = SharedBytes(m, recipes[kind], tokens);
+      for (size_t i = 0; i < shared.size(); ++i) shared[i] = std::max(shared[i], needed[i]);
     }
     copies += BlockQuantizedBytes(m, recipes, tokens);
   }
-  return copies + decoded;
+  return copies + std::accumulate(shared.begin(), shared.end(), int64_t{0});
 }
 
 // Work memory of the CPU backend: the packed operands of a product, the same for every model, and
 // the keys and values of a micro-batch as attention packs them, dimensions and positions rounded up
 // to the 12 lanes of a register tile.
-int64_t WorkspaceBytes(const ModelConfig& m, const BufferPlan& plan, int64_t seq_len) {
+int64_t WorkspaceBytes(const ModelConfig& m, const Recipe& recipe, const BufferPlan& plan,
+                       int64_t seq_len) {
   constexpr int64_t kPackedOperandBytes = int64_t{6} << 20;
   constexpr int64_t kLanes = 12;
   const auto round_up = [](int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; };
   const int64_t head = round_up(seq_len) * m.head_dim() + seq_len * round_up(m.head_dim());
-  return kPackedOperandBytes + plan.tokens / seq_len * m.kv_heads * head * kFloatBytes;
+  // Groups along the tokens are quantized from a turned copy, with codes and decoded values to turn
+  // back and a statistic per group.
+  int64_t groups = 0;
+  for (const Slot slot : {Slot::kGw, Slot::kXw}) {
+    const Quant& quant = recipe.linear.slot(slot);
+    if (quant.block != Block::kGroup) continue;
+    const int64_t elements = plan.tokens * std::max(m.hidden_size, m.intermediate_size);
+    groups = std::max(groups, elements * (2 * kFloatBytes + 2) + elements / quant.group * 12);
+  }
+  return groups + kPackedOperandBytes + plan.tokens / seq_len * m.kv_heads * head * kFloatBytes;
 }
 
 // What the weight rule keeps: four values per weight of a linear layer, and one weight of scratch.
@@ -154,7 +208,8 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
       PaddedParameters(model) * (StateElemBytes(recipe.state.m) + StateElemBytes(recipe.state.v));
   const BufferPlan plan =
       PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len);
-  estimate.memory.activations = plan.arena_bytes + WorkspaceBytes(model, plan, config.data.seq_len);
+  estimate.memory.activations =
+      plan.arena_bytes + WorkspaceBytes(model, recipe, plan, config.data.seq_len);
   for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
     estimate.memory.quantized =
         std::max(estimate.memory.quantized, QuantizedBytes(model, recipe, plan.tokens, stage));

@@ -32,13 +32,15 @@ TEST(Estimate, MemoryByClassIsWithinFivePercentOfTheMeasuredPeak) {
   wide.tied_embeddings = true;
   for (const ModelConfig& model : {narrow, wide}) {
     for (const std::string recipe_name :
-         {"fp4_ms_paper", "bf16", "te_fp8_current", "fp8_lm", "fp32"}) {
+         {"fp4_ms_paper", "bf16", "te_fp8_current", "fp8_lm", "fp32", "fp4_fold4", "te_mxfp8",
+          "mxfp4_plain", "nvfp4_te", "quartet", "tetrajet2", "fp4_allway"}) {
       RunConfig config;
       config.model = model;
       config.data.seq_len = 128;
       config.schedule.micro_batch = config.schedule.global_batch = 16;
       config.schedule.steps = 1;
       const Recipe recipe = FindRecipe(recipe_name).value();
+      if (!CheckRecipeFits(model, recipe, 16 * 128).ok()) continue;
       const RunEstimate estimate = EstimateRun(config, recipe).value();
 
       const auto backend = TestBackend();
