@@ -42,7 +42,7 @@ TEST(JobApi, SubmittedJobIsListedAndFoundByIdAndName) {
   EXPECT_EQ(job.state(), v1::JOB_STATE_PENDING);
   EXPECT_EQ(job.user(), "tester");
   EXPECT_EQ(job.spec_hash().size(), 64u);
-  EXPECT_EQ(job.spec().precision().recipe(), "fp4_ms_paper");
+  EXPECT_EQ(job.spec().precision().recipe(), "fp4_foldi8");
   EXPECT_GT(job.submit_time().seconds(), 1'600'000'000);
   EXPECT_EQ(Get(*jobs, "alpha").id(), job.id());
   Submit(*jobs, SubmitRequest("beta"));

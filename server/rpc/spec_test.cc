@@ -124,7 +124,7 @@ TEST(Spec, ResolvingFillsDefaultsAndIsIdempotent) {
   EXPECT_EQ(once.proto.start_timeout().seconds(), 600);
   EXPECT_EQ(once.proto.stall_timeout().seconds(), 900);
   EXPECT_EQ(once.proto.retry().infra(), 20);
-  EXPECT_EQ(once.proto.precision().recipe(), "fp4_ms_paper");
+  EXPECT_EQ(once.proto.precision().recipe(), "fp4_foldi8");
   EXPECT_EQ(once.proto.optimizer().weight_decay(), 0.1);
   EXPECT_EQ(once.proto.seed(), 1234u);
   const ResolvedSpec twice = ResolveSpec(once.proto, errors);

@@ -96,8 +96,8 @@ struct RunConfig {
   DataConfig data;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
-  std::string recipe = "fp4_ms_paper";  // name of a built-in recipe
-  std::string recipe_json;              // or a recipe written out; then `recipe` is its name
+  std::string recipe = "fp4_foldi8";  // name of a built-in recipe
+  std::string recipe_json;            // or a recipe written out; then `recipe` is its name
   CheckpointConfig checkpoint;
   MetricsConfig metrics;
   uint32_t seed = 1234;

@@ -21,7 +21,7 @@ TEST(RunConfig, MinimalSpecTakesTheDocumentedDefaults) {
   ASSERT_TRUE(config.ok()) << config.status().ToString();
   EXPECT_EQ(config->model.hidden_size, 512);
   EXPECT_EQ(config->model.kv_heads, 8);
-  EXPECT_EQ(config->recipe, "fp4_ms_paper");
+  EXPECT_EQ(config->recipe, "fp4_foldi8");
   EXPECT_EQ(config->seed, 1234u);
   EXPECT_DOUBLE_EQ(config->optimizer.peak_lr, 3e-4);
   EXPECT_DOUBLE_EQ(config->optimizer.warmup_fraction, 0.05);
