@@ -94,8 +94,9 @@ TEST(StudyDefinition, AnUnknownStudyListsTheKnown) {
 TEST(ShippedStudies, AllParseAndPlanAtEveryScale) {
   const auto listed = ListStudies(StudiesFolder());
   ASSERT_TRUE(listed.ok());
-  const std::set<std::string> expected = {"axes",   "fig6a", "fig6b",   "fig6c",    "fig6d",
-                                          "folded", "long",  "recipes", "rotation", "smoke"};
+  const std::set<std::string> expected = {"axes",    "default",  "fig6a",  "fig6b",
+                                          "fig6c",   "fig6d",    "folded", "long",
+                                          "recipes", "rotation", "smoke"};
   std::set<std::string> names;
   for (const StudyListing& study : *listed) {
     names.insert(study.name);
@@ -117,7 +118,7 @@ TEST(ShippedStudies, AllParseAndPlanAtEveryScale) {
 TEST(ShippedStudies, AllButSmokeAndLongShareTheBaselineRun) {
   std::set<std::string> hashes;
   for (const char* name :
-       {"axes", "fig6a", "fig6b", "fig6c", "fig6d", "folded", "recipes", "rotation"}) {
+       {"axes", "default", "fig6a", "fig6b", "fig6c", "fig6d", "folded", "recipes", "rotation"}) {
     const auto definition = LoadStudy(StudiesFolder(), name, kFullScale).value();
     const auto plan = MakePlan(definition, {"tokens", "tokens/val", "f", "text", 1, 1}).value();
     const RunKey key{definition.baseline_index(), 4e-3, definition.seeds.front()};
