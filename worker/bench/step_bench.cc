@@ -107,24 +107,12 @@ class RandomData {
   std::string folder_;
 };
 
-// One thread count: its backend and the weights that recipes with the same optimizer state share.
+// One thread count and its backend.
 struct Engine {
   int threads = 1;
   std::unique_ptr<Backend> cpu;
   std::unique_ptr<TimedBackend> backend;
-  std::vector<std::unique_ptr<Parameters>> parameters;
   std::unique_ptr<Communicator> communicator;
-
-  // Weights and moments in the precision of a recipe.
-  Result<Parameters*> ParametersFor(const ModelConfig& model, const StatePrecision& precision) {
-    for (const std::unique_ptr<Parameters>& made : parameters) {
-      if (made->precision() == precision) return made.get();
-    }
-    ASSIGN_OR_RETURN(Parameters made, Parameters::Create(backend.get(), model, true, precision));
-    RETURN_IF_ERROR(made.Initialise(model, 1));
-    parameters.push_back(std::make_unique<Parameters>(std::move(made)));
-    return parameters.back().get();
-  }
 };
 
 struct Runner {
@@ -205,8 +193,10 @@ class StepGroup {
     if (options_.threads > 0 || threads_ == 1 || options_.quick) return OkStatus();
     ASSIGN_OR_RETURN(Engine * one, AddEngine(1));
     for (const char* name : kScaled) {
-      const bool wanted = options_.recipes.empty() ? options_.all || name == kScaled[0]
-                                                   : std::count(names.begin(), names.end(), name);
+      // The gain of the second thread is shown once in a default run, on the larger model.
+      const bool wanted = options_.recipes.empty()
+                              ? options_.all || (name == kScaled[0] && !case_.torch)
+                              : std::count(names.begin(), names.end(), name);
       if (wanted) RETURN_IF_ERROR(AddRunner(name, one));
     }
     return OkStatus();
@@ -234,8 +224,7 @@ class StepGroup {
     runner->engine = engine;
     runner->clock = clock_;
     runner->config = RunOf(case_);
-    ASSIGN_OR_RETURN(Parameters* const parameters,
-                     engine->ParametersFor(ConfigOf(case_), recipe->state));
+    ASSIGN_OR_RETURN(Parameters* const parameters, ParametersFor(recipe->state));
     ASSIGN_OR_RETURN(runner->model,
                      Model::Create(engine->backend.get(), parameters,
                                    {ConfigOf(case_), *recipe, case_.batch, case_.seq}));
@@ -246,6 +235,19 @@ class StepGroup {
     runner->data = std::make_unique<TokenDataset>(std::move(data));
     runners_.push_back(std::move(runner));
     return OkStatus();
+  }
+
+  // Weights and moments in the precision of a recipe. The first engine holds them and all engines
+  // step on them: one address space, one caller.
+  Result<Parameters*> ParametersFor(const StatePrecision& precision) {
+    for (const std::unique_ptr<Parameters>& made : parameters_) {
+      if (made->precision() == precision) return made.get();
+    }
+    ASSIGN_OR_RETURN(Parameters made, Parameters::Create(engines_.front()->backend.get(),
+                                                         ConfigOf(case_), true, precision));
+    RETURN_IF_ERROR(made.Initialise(ConfigOf(case_), 1));
+    parameters_.push_back(std::make_unique<Parameters>(std::move(made)));
+    return parameters_.back().get();
   }
 
   const Contestant* Find(const std::vector<Contestant>& contestants, const std::string& name,
@@ -322,7 +324,8 @@ class StepGroup {
   ClockKind clock_ = ClockKind::kWall;
   RandomData data_;
   std::vector<std::unique_ptr<Engine>> engines_;
-  std::vector<std::unique_ptr<Runner>> runners_;  // destroyed before the engines
+  std::vector<std::unique_ptr<Parameters>> parameters_;  // destroyed before the engines
+  std::vector<std::unique_ptr<Runner>> runners_;         // destroyed before both
 };
 
 }  // namespace
