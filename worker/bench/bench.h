@@ -24,6 +24,7 @@ struct Options {
   double seconds = 45;         // wall time of the whole benchmark, warm-ups included, roughly
   bool quick = false;          // tiny shapes and few rounds: proves that it runs, measures nothing
   bool all = false;            // every shape, model and recipe instead of the default choice
+  bool health = false;         // of `step`: every recipe also with quantization health sampled
   bool with_peers = true;      // OpenBLAS, oneDNN and PyTorch where they exist
   std::string isa = "native";  // or "avx2": see EnvironmentFor in machine.h
   std::vector<std::string> shapes;   // "2048x1536x384"; empty: the default list

@@ -131,6 +131,23 @@ TEST_P(BenchProgram, PrintsResultsAsJson) {
 INSTANTIATE_TEST_SUITE_P(All, BenchProgram,
                          testing::Values("gemm", "linear", "quantize", "attention", "step"));
 
+TEST(StepBench, SampledHealthHasAShareOfTheStep) {
+  const Result<CommandOutput> run =
+      RunCommand({NIBBLE_BINARY_DIR "/bin/nibble-bench", "step", "--health", "--quick", "--json",
+                  "--recipes", "fp4_ms_paper"},
+                 /*merge_stderr=*/false);
+  ASSERT_TRUE(run.ok() && run->status.success());
+  const Result<Json> json = Json::Parse(run->output);
+  ASSERT_TRUE(json.ok()) << run->output;
+  const std::vector<Json>& rows = (*json)["results"].items();
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0]["name"].AsString(), "fp4_ms_paper");
+  EXPECT_EQ(rows[0]["share_by_op"].Find("health"), nullptr);
+  EXPECT_EQ(rows[1]["name"].AsString(), "fp4_ms_paper+health");
+  EXPECT_GT(rows[1]["share_by_op"]["health"].AsDouble(), 0);
+  EXPECT_NE(rows[1].Find("health_share_at_default"), nullptr);
+}
+
 TEST(DeviceBench, MeasuresEveryOperation) {
   const std::string program = NIBBLE_BINARY_DIR "/bin/nibble-device-bench";
   const Result<CommandOutput> run =

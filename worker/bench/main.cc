@@ -38,6 +38,7 @@ flags:
   --shapes A,B     gemm MxNxK, linear TOKENSxINxOUT, quantize RxC, attention BATCHxSEQxHEADSxDIM
   --recipes A,B    of linear, quantize and step
   --models A,B     of step: d384-v4096, d384-v32000, llama2-60m
+  --health         of step: each recipe also with quantization health sampled, and its share
   --all            every shape, model and recipe; takes minutes
   --isa avx2       everything, peers included, without AVX-512
   --no-peers       our own code only
@@ -64,6 +65,7 @@ Result<Options> ParseOptions(const Args& args) {
   ASSIGN_OR_RETURN(options.seconds, args.Real("seconds", options.seconds, 0.01, 86400));
   options.quick = args.Has("quick");
   options.all = args.Has("all");
+  options.health = args.Has("health");
   options.with_peers = !args.Has("no-peers");
   options.isa = args.Text("isa", options.isa);
   options.shapes = List(args, "shapes");
@@ -113,7 +115,7 @@ int Main(int argc, char** argv) {
   const Result<Args> args =
       Args::Parse({words.begin() + 1, words.end()},
                   {{"threads", "seconds", "shapes", "recipes", "models", "isa"},
-                   {"json", "all", "quick", "no-peers", "help"}});
+                   {"json", "all", "quick", "health", "no-peers", "help"}});
   if (!args.ok()) return Usage(args.status());
   if (args->Has("help")) return std::fputs(kHelp, stdout) < 0 ? kExitFailed : 0;
   const Result<Options> options = ParseOptions(*args);

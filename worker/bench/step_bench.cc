@@ -115,8 +115,12 @@ struct Engine {
   std::unique_ptr<Communicator> communicator;
 };
 
+// What the name of a runner that samples quantization health ends with.
+constexpr char kSampled[] = "+health";
+
 struct Runner {
-  std::string recipe;
+  std::string name;  // the recipe's, or with kSampled
+  bool sample_health = false;
   Engine* engine = nullptr;
   RunConfig config;
   std::unique_ptr<Model> model;
@@ -133,7 +137,7 @@ struct Runner {
     model->WeightsChanged();  // other recipes have stepped on the same weights
     const double cpu_start = NowSeconds(ClockKind::kProcessCpu);
     const double start = NowSeconds(clock);
-    ASSIGN_OR_RETURN(const StepOutcome outcome, step->Run(++number, false, data.get()));
+    ASSIGN_OR_RETURN(const StepOutcome outcome, step->Run(++number, sample_health, data.get()));
     const double seconds = NowSeconds(clock) - start;
     const double cpu_seconds = NowSeconds(ClockKind::kProcessCpu) - cpu_start;
     if (!outcome.end_reason.empty()) return InternalError(outcome.end_message);
@@ -162,7 +166,7 @@ class StepGroup {
     RETURN_IF_ERROR(AddRunners());
     std::vector<Contestant> contestants;
     for (const std::unique_ptr<Runner>& runner : runners_) {
-      contestants.push_back({runner->recipe, [one = runner.get()] { return one->Run(); }});
+      contestants.push_back({runner->name, [one = runner.get()] { return one->Run(); }});
     }
     std::unique_ptr<TorchPeer> torch;
     if (options_.with_peers && case_.torch && !options_.quick) {
@@ -189,15 +193,19 @@ class StepGroup {
     if (names.empty()) names.assign(std::begin(kRecipes), std::end(kRecipes));
     if (options_.all && options_.recipes.empty()) names = BuiltInRecipeNames();
     ASSIGN_OR_RETURN(Engine * all, AddEngine(threads_));
-    for (const std::string& name : names) RETURN_IF_ERROR(AddRunner(name, all));
-    if (options_.threads > 0 || threads_ == 1 || options_.quick) return OkStatus();
+    for (const std::string& name : names) {
+      RETURN_IF_ERROR(AddRunner(name, all, false));
+      if (options_.health) RETURN_IF_ERROR(AddRunner(name, all, true));
+    }
+    const bool fixed = options_.threads > 0 || options_.quick || options_.health;
+    if (fixed || threads_ == 1) return OkStatus();
     ASSIGN_OR_RETURN(Engine * one, AddEngine(1));
     for (const char* name : kScaled) {
       // The gain of the second thread is shown once in a default run, on the larger model.
       const bool wanted = options_.recipes.empty()
                               ? options_.all || (name == kScaled[0] && !case_.torch)
                               : std::count(names.begin(), names.end(), name);
-      if (wanted) RETURN_IF_ERROR(AddRunner(name, one));
+      if (wanted) RETURN_IF_ERROR(AddRunner(name, one, false));
     }
     return OkStatus();
   }
@@ -212,7 +220,7 @@ class StepGroup {
     return engines_.back().get();
   }
 
-  Status AddRunner(const std::string& name, Engine* engine) {
+  Status AddRunner(const std::string& name, Engine* engine, bool sample_health) {
     const Result<Recipe> recipe = FindRecipe(name);
     if (!recipe.ok() && !options_.recipes.empty()) return recipe.status();
     if (!recipe.ok()) {
@@ -220,7 +228,8 @@ class StepGroup {
       return OkStatus();
     }
     auto runner = std::make_unique<Runner>();
-    runner->recipe = name;
+    runner->name = name + (sample_health ? kSampled : "");
+    runner->sample_health = sample_health;
     runner->engine = engine;
     runner->clock = clock_;
     runner->config = RunOf(case_);
@@ -297,10 +306,24 @@ class StepGroup {
       if (const auto* base = Find(contestants, contestant.name, 1); base && threads > 1) {
         AddRatio("ratio_vs_one_thread", base->seconds, contestant.seconds, &row);
       }
+      if (runner != nullptr && runner->sample_health) AddHealthShare(contestants, *runner, &row);
       if (runner != nullptr) AddShares(*runner, &row);
       if (runner == nullptr && torch != nullptr) row.Set("version", torch->version());
       report_.Add(std::move(row));
     }
+  }
+
+  // What sampling adds to a step, and to the average step at the default interval.
+  void AddHealthShare(const std::vector<Contestant>& contestants, const Runner& runner,
+                      Json* row) const {
+    const std::string plain = runner.name.substr(0, runner.name.size() - (sizeof kSampled - 1));
+    const Contestant* const base = Find(contestants, plain, runner.engine->threads);
+    const Contestant* const sampled = Find(contestants, runner.name, runner.engine->threads);
+    if (base == nullptr || sampled == nullptr) return;
+    const double added = SummariseRatios(sampled->cpu_seconds, base->cpu_seconds).median - 1;
+    row->Set("health_share_sampled", Significant(added, 3));
+    const auto interval = static_cast<double>(MetricsConfig{}.health_every);
+    row->Set("health_share_at_default", Significant(added / interval, 3));
   }
 
   // Operation by operation, and "other": what the step does between backend calls.
