@@ -66,6 +66,10 @@ struct QuantizedTensor {
   Buffer residual_values;
   int64_t residual_count = 0;
   float residual_enc = 1;
+  // kWide: no code with its residual exceeds this; a quantizer that knows better than the largest
+  // i8 lets narrower kernels multiply.
+  int wide_max = kWideLimit;
+  static constexpr int kWideLimit = 127;
 
   // Scale groups whose amax was NaN or Inf in the last Quantize.
   int64_t nonfinite_amax = 0;

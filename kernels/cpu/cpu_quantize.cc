@@ -32,6 +32,7 @@ Status CpuBackend::CheckQuantize(const Quant& quant, const QuantizeContext& cont
   out->scale = quant.scale;
   out->comp = quant.pre.enabled ? quant.pre.comp : OccComp::kNone;
   out->has_codes = context.keep_codes;
+  out->wide_max = QuantizedTensor::kWideLimit;
   out->has_group_scale = false;
   out->has_mask = false;
   out->recast_enc = 0;

@@ -3,6 +3,7 @@
 // The second pass of Quantize over the rows, codes and outliers, and the way back from them.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "kernels/cpu/code_loops.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -20,7 +21,7 @@ namespace nibble::cpu {
 namespace {
 
 // Integer code of an outlier in half units, at most kWideMax, less the code of its clamped value.
-constexpr float kWideMax = 127.0f;
+constexpr float kWideMax = QuantizedTensor::kWideLimit;
 int8_t WideResidual(float value, float enc, float grid) {
   const float halves = std::clamp(value * enc * 2.0f, -kWideMax, kWideMax);
   return static_cast<int8_t>(std::clamp(std::nearbyint(halves) - grid * 2.0f, -kWideMax, kWideMax));
@@ -33,9 +34,10 @@ struct ResidualRow {
   const int32_t* columns;
   void* values;
 
-  // Writes those of a segment from *next on. `grid`: the element values, for kWide.
+  // Writes those of a segment from *next on. `grid`: the element values, for kWide, whose largest
+  // full code raises *wide_max.
   void Write(const float* x, const Scaling& scaling, const float* grid, int64_t first_column,
-             int64_t n, int32_t* next) const {
+             int64_t n, int32_t* next, int32_t* wide_max) const {
     int32_t* column = const_cast<int32_t*>(columns);
     uint16_t positions[kSegment + 16];
     // Rounding is monotone: nothing within the bounds leaves them.
@@ -51,7 +53,9 @@ struct ResidualRow {
       } else if (comp == OccComp::kWide) {
         const float scale =
             scaling.enc_by_column != nullptr ? scaling.enc_by_column[i] : scaling.enc;
-        static_cast<int8_t*>(values)[*next] = WideResidual(value, scale, grid[i]);
+        const int8_t wide = WideResidual(value, scale, grid[i]);
+        static_cast<int8_t*>(values)[*next] = wide;
+        *wide_max = std::max(*wide_max, std::abs(wide + static_cast<int32_t>(grid[i] * 2.0f)));
       } else {
         static_cast<float*>(values)[*next] = formats::RoundBf16(residual);
       }
@@ -168,7 +172,10 @@ class RowEncoder {
     int32_t next[kRowsPerBlock] = {};
     if (job_.out->comp != OccComp::kNone) {
       const int32_t* offsets = static_cast<const int32_t*>(job_.out->residual_offsets.data());
-      for (int64_t row = first; row < last; ++row) next[row - first] = offsets[row];
+      for (int64_t row = first; row < last; ++row) {
+        next[row - first] = offsets[row];
+        job_.stats[row].wide_max = 0;
+      }
     }
     const bool random = direct_ && job_.quant.round == Round::kSr24;
     for (int64_t col = 0; col < x_.cols; col += kSegment) {
@@ -209,7 +216,9 @@ class RowEncoder {
     }
     // Before the decoded form, which may overwrite the source.
     const int32_t from = *next;
-    if (outliers) residual_.Write(source, scaling, grid, col, n, next);
+    if (outliers) {
+      residual_.Write(source, scaling, grid, col, n, next, &job_.stats[row].wide_max);
+    }
     if (!decoded) return;
     if (wide) residual_.AddWide(from, *next, col, grid);
     DecodeGrid(out, row, col, grid, job_.decoded.f32() + row * x_.cols + col, n);
@@ -254,6 +263,13 @@ Status CpuBackend::EncodeRows(std::span<const QuantizeJob> jobs, ConstTensorView
       for (const QuantizeJob& job : jobs) RowEncoder(job, x).EncodeBlock(row, end);
     }
   });
+  for (const QuantizeJob& job : jobs) {
+    if (job.out->comp != OccComp::kWide) continue;
+    job.out->wide_max = 0;
+    for (int64_t row = 0; row < x.rows; ++row) {
+      job.out->wide_max = std::max(job.out->wide_max, job.stats[row].wide_max);
+    }
+  }
   return OkStatus();
 }
 

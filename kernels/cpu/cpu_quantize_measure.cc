@@ -130,7 +130,7 @@ Status CpuBackend::MeasureRows(std::span<QuantizeJob> jobs, ConstTensorView x) {
                           : TokenBounds(job.quant.pre, x, job.stats));
     } else {
       for (int64_t row = 0; row < x.rows; ++row) {
-        job.stats[row] = {-kInfinity, kInfinity, 0, 0, 0};
+        job.stats[row] = {-kInfinity, kInfinity, 0, 0, 0, 0};
       }
     }
   }

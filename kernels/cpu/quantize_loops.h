@@ -24,6 +24,7 @@ struct RowStats {
   uint32_t amax_bits;           // of the BF16 values after clamping
   uint32_t residual_amax_bits;  // of what the clamp took off
   int32_t residual_count;
+  int32_t wide_max;  // of codes with their wide residual; written while encoding
 };
 
 // Fills amax_bits from n values (no clamping).

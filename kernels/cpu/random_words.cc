@@ -32,42 +32,73 @@ void GroupsScalar(const RandomStream& s, uint64_t first, uint64_t stride, int64_
 
 #if defined(__x86_64__)
 
-// One counter per 64-bit lane: each of its four words sits in the low half of a lane of its own
+// Four counters, one per 64-bit lane: each of their words sits in the low half of a lane of its own
 // vector, and what the upper halves hold never matters, because the multiplication reads the low
-// halves only. Two vectors of counters run side by side to hide its latency.
+// halves only.
+struct Counters4 {
+  __m256i c0, c1, c2, c3;
+};
+
+// One round. In this order and these registers: left to itself GCC spills the three sets that have
+// to be under way for the multiplier never to wait.
+__attribute__((target("avx2"), always_inline)) inline void RoundAvx2(__m256i m0, __m256i m1,
+                                                                     const __m256i* key0,
+                                                                     const __m256i* key1,
+                                                                     Counters4* c) {
+  __m256i p0, p1;
+  __asm__(
+      "vpmuludq %[m0], %[c0], %[p0]\n\t"
+      "vpmuludq %[m1], %[c2], %[p1]\n\t"
+      "vpxor %[key0], %[c1], %[c1]\n\t"
+      "vpxor %[key1], %[c3], %[c3]\n\t"
+      "vpsrlq $32, %[p1], %[c0]\n\t"
+      "vpsrlq $32, %[p0], %[c2]\n\t"
+      "vpxor %[c1], %[c0], %[c0]\n\t"
+      "vpxor %[c3], %[c2], %[c2]"
+      : [c0] "+x"(c->c0), [c1] "+x"(c->c1), [c2] "+x"(c->c2), [c3] "+x"(c->c3), [p0] "=&x"(p0),
+        [p1] "=&x"(p1)
+      : [m0] "x"(m0), [m1] "x"(m1), [key0] "m"(*key0), [key1] "m"(*key1));
+  c->c1 = p1;
+  c->c3 = p0;
+}
+
 __attribute__((target("avx2"))) void GroupsAvx2(const RandomStream& s, uint64_t first,
                                                 uint64_t stride, int64_t groups, uint32_t* words) {
-  constexpr int kSets = 2, kCounters = 4;
+  constexpr int kSets = 3, kCounters = 4;
   const __m256i m0 = _mm256_set1_epi64x(kMultiplier0), m1 = _mm256_set1_epi64x(kMultiplier1);
+  __m256i key0[kRounds], key1[kRounds];
+  for (uint32_t i = 0; i < kRounds; ++i) {
+    key0[i] = _mm256_set1_epi64x(static_cast<uint32_t>(s.seed) + i * kWeyl0);
+    key1[i] = _mm256_set1_epi64x(static_cast<uint32_t>(s.seed >> 32) + i * kWeyl1);
+  }
+  // Words 2 and 3 of every counter are the same before the first round: so is what they become.
+  const __m256i product = _mm256_mul_epu32(_mm256_set1_epi64x(s.step), m1);
+  const __m256i first_c0 = _mm256_xor_si256(_mm256_srli_epi64(product, 32), key0[0]);
+  const __m256i first_c2 = _mm256_xor_si256(_mm256_set1_epi64x(s.stream), key1[0]);
+  const auto step = static_cast<int64_t>(stride);
+  const __m256i hop = _mm256_set1_epi64x(kCounters * step);
+  __m256i group = _mm256_add_epi64(_mm256_set1_epi64x(static_cast<int64_t>(first)),
+                                   _mm256_set_epi64x(3 * step, 2 * step, step, 0));
   for (int64_t done = 0; done < groups; done += kSets * kCounters) {
-    __m256i c0[kSets], c1[kSets], c2[kSets], c3[kSets];
+    Counters4 c[kSets];
+#pragma GCC unroll 3
     for (int v = 0; v < kSets; ++v) {
-      const uint64_t g = first + static_cast<uint64_t>(done + v * kCounters) * stride;
-      c0[v] = _mm256_set_epi64x(static_cast<int64_t>(g + 3 * stride),
-                                static_cast<int64_t>(g + 2 * stride),
-                                static_cast<int64_t>(g + stride), static_cast<int64_t>(g));
-      c1[v] = _mm256_srli_epi64(c0[v], 32);
-      c2[v] = _mm256_set1_epi64x(s.step);
-      c3[v] = _mm256_set1_epi64x(s.stream);
+      const __m256i p0 = _mm256_mul_epu32(group, m0);
+      c[v] = {_mm256_xor_si256(first_c0, _mm256_srli_epi64(group, 32)), product,
+              _mm256_xor_si256(first_c2, _mm256_srli_epi64(p0, 32)), p0};
+      group = _mm256_add_epi64(group, hop);
     }
-    uint32_t key0 = static_cast<uint32_t>(s.seed), key1 = static_cast<uint32_t>(s.seed >> 32);
-    for (int round = 0; round < kRounds; ++round) {
-      const __m256i k0 = _mm256_set1_epi64x(key0), k1 = _mm256_set1_epi64x(key1);
-      for (int v = 0; v < kSets; ++v) {
-        const __m256i p0 = _mm256_mul_epu32(c0[v], m0), p1 = _mm256_mul_epu32(c2[v], m1);
-        c0[v] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1[v]), k0);
-        c2[v] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3[v]), k1);
-        c1[v] = p1;
-        c3[v] = p0;
-      }
-      key0 += kWeyl0;
-      key1 += kWeyl1;
+#pragma GCC unroll 9
+    for (int round = 1; round < kRounds; ++round) {
+#pragma GCC unroll 3
+      for (int v = 0; v < kSets; ++v) RoundAvx2(m0, m1, key0 + round, key1 + round, c + v);
     }
+#pragma GCC unroll 3
     for (int v = 0; v < kSets; ++v) {
       const int64_t at = done + v * kCounters;
       if (at >= groups) break;
-      const __m256i w01 = _mm256_blend_epi32(c0[v], _mm256_slli_epi64(c1[v], 32), 0xAA);
-      const __m256i w23 = _mm256_blend_epi32(c2[v], _mm256_slli_epi64(c3[v], 32), 0xAA);
+      const __m256i w01 = _mm256_blend_epi32(c[v].c0, _mm256_slli_epi64(c[v].c1, 32), 0xAA);
+      const __m256i w23 = _mm256_blend_epi32(c[v].c2, _mm256_slli_epi64(c[v].c3, 32), 0xAA);
       const __m256i low = _mm256_unpacklo_epi64(w01, w23);
       const __m256i high = _mm256_unpackhi_epi64(w01, w23);
       const __m256i results[2] = {_mm256_permute2x128_si256(low, high, 0x20),

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/strings.h"
@@ -29,6 +30,8 @@ struct Spec {
   Pattern pattern = Pattern::kRandom;
   Outliers outliers = Outliers::kNone;
   Outer outer = Outer::kTensor;
+  int wide_max = QuantizedTensor::kWideLimit;  // of wide codes, as the tensor tells
+  bool all_wide = false;                       // every code is one, as large as that
 };
 
 // A quantized operand made by hand, and what it means.
@@ -89,15 +92,18 @@ void FillOutliers(Backend& backend, const Spec& spec, uint32_t stream, Operand* 
   int32_t* columns = Grow<int32_t>(backend, x.residual_columns, x.rows * x.cols);
   uint8_t* values = Grow<uint8_t>(backend, x.residual_values, x.rows * x.cols * 4);
   x.residual_count = 0;
+  x.wide_max = spec.wide_max;
   for (int64_t i = 0; i < x.rows * x.cols; ++i) {
     if (i % x.cols == 0) offsets[i / x.cols] = static_cast<int32_t>(x.residual_count);
     const uint32_t word = Draw(stream + 100, i);
-    if (word % 17 > 1) continue;
+    if (word % 17 > 1 && !spec.all_wide) continue;
     const size_t at = static_cast<size_t>(i);
     columns[x.residual_count] = static_cast<int32_t>(i % x.cols);
     if (spec.outliers == Outliers::kWide) {
-      // The full code ends on -127, 127 or something random between.
-      const int full = word % 3 == 0 ? 127 : (word % 3 == 1 ? -127 : int(word >> 8) % 120);
+      // The full code ends on the largest, either sign, or something random between.
+      const int most = spec.wide_max;
+      int full = word % 3 == 0 ? most : (word % 3 == 1 ? -most : int(word >> 8) % most);
+      if (spec.all_wide) full = out->codes[at] < 0 ? -most : most;
       int residual = full - out->codes[at];
       if (residual < -127 || residual > 127) residual = 0;
       reinterpret_cast<int8_t*>(values)[x.residual_count] = static_cast<int8_t>(residual);
@@ -370,6 +376,26 @@ TEST_P(CodeGemm, WideOutliersCountWithTheirFullCode) {
   integers.pattern = Pattern::kLargest;
   for (const Case& c : Products(integers, wide)) CheckAll(c);
   for (const Case& c : Products(wide, wide)) CheckAll(c);
+}
+
+TEST_P(CodeGemm, WideCodesUpToEveryBoundOfTheKernelsStayExact) {
+  for (const int most : {13, 24, 25, 40, 41, 78, 79, 126}) {
+    for (const Pattern pattern : {Pattern::kRandom, Pattern::kLargest, Pattern::kAlternating}) {
+      Spec wide, plain;
+      wide.outliers = Outliers::kWide;
+      wide.wide_max = most;
+      wide.all_wide = true;
+      wide.pattern = pattern;
+      plain.pattern = pattern == Pattern::kAlternating ? Pattern::kLargest : pattern;
+      for (const auto& [left, right] : {std::pair(wide, plain), std::pair(plain, wide)}) {
+        for (const Case& c : Products(left, right)) {
+          runner_->Check(c, 23, 37, 449);
+          runner_->Check(c, 5, 17, 31);
+        }
+        runner_->Check({left, right}, 9, 33, 2801);  // several blocks of depth
+      }
+    }
+  }
 }
 
 TEST_P(CodeGemm, GroupScalesAreAppliedInAscendingOrder) {

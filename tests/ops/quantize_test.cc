@@ -457,6 +457,28 @@ TEST(Quantize, HoldsTheBytesItReports) {
   EXPECT_EQ(codes.size_bytes(), 64 * 51 + 64 * 4 + 65 * 4 + codes.residual_count * 5);
 }
 
+// Kernels for narrower codes rely on it.
+TEST(Quantize, TellsTheLargestCodeWithWideOutliers) {
+  const std::unique_ptr<Backend> backend = MakeCpu();
+  const Quant quant = WithOcc(Make(Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6), 0.99,
+                              OccScope::kTensor, OccComp::kWide);
+  for (const float outlier : {1.0f, 8.0f, -1e6f}) {
+    Values x = Random(5, 64 * 101);
+    x[777] *= outlier;
+    QuantizedTensor codes;
+    Values decoded(x.size());
+    ASSERT_TRUE(
+        backend->Quantize(quant, {}, {x.data(), 64, 101}, &codes, {decoded.data(), 64, 101}).ok());
+    const float* enc = static_cast<const float*>(codes.enc.data());
+    float largest = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      largest = std::max(largest, std::fabs(decoded[i]) * enc[i / 101] * 2.0f);
+    }
+    EXPECT_GT(codes.wide_max, 12);
+    EXPECT_EQ(codes.wide_max, static_cast<int>(std::lround(largest)));
+  }
+}
+
 TEST(Health, CountsUnderflowSaturationAndError) {
   const std::unique_ptr<Backend> backend = MakeCpu();
   // One row, scale 1: .1 underflows, the rest is exact but 3.5, which becomes 4.

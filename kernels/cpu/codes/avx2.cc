@@ -4,18 +4,23 @@
 //
 // Tiles are 4 x 16. Four ways to form the sums:
 //
-// 1. Byte-Winograd, both codes within 12 (E2M1 in half units). S. Winograd's inner product trades
-//    half the products for sums: with e = codes 0..3 and o = codes 4..7 of eight,
+// 1. Byte-Winograd, one side within 12 (E2M1 in half units), the other within M <= 78: E2M1 itself
+//    or E2M1 with wide outliers. S. Winograd's inner product trades half the products for sums:
+//    with e = codes 0..3 and o = codes 4..7 of eight,
 //      (a_e + b_o) (a_o + b_e) = a_e b_e + a_o b_o + a_e a_o + b_o b_e,
-//    one vpmaddubsw for eight codes of depth. u = (a_e + 24) + b_o is unsigned, v = a_o + b_e
-//    signed; the last two terms, with the 24, are biases of a row and of a column:
-//      sum of u v = sum a b + sum a_o (a_e + 24) + sum b_e (b_o + 24).
-//    Proof that nothing overflows. 0 <= u <= 48 and |v| <= 24, so a pair of products is at most
-//    2 * 48 * 24 = 2304 in magnitude, below the saturation of vpmaddubsw at 32767. All further
-//    16-bit arithmetic is modulo 2^16, so only the last value of a lane has to fit: the lane starts
-//    at minus its biases and ends at the sum of its true products, four per eight codes of depth,
-//    each at most 144 in magnitude. kWinogradSpan = 448 codes are 56 steps: 4 * 144 * 56 = 32256 <=
-//    32767. (57 steps could reach 32832.) Then vpmaddwd with ones widens to 32 bits.
+//    one vpmaddubsw for eight codes of depth. With c = M + 12, u = (a_e + c) + b_o is unsigned, v =
+//    a_o + b_e signed; the last two terms, with the c, are biases of a row and of a column:
+//      sum of u v = sum a b + sum a_o (a_e + c) + sum b_e (b_o + c).
+//    Proof that nothing overflows. 0 <= u <= 2 c <= 180 and |v| <= c, so a pair of products is at
+//    most 2 * 2 c * c <= 32400 in magnitude (M = 78), below the saturation of vpmaddubsw at 32767;
+//    so are those of the biases, whose unsigned factor is at most M + c <= 168 and whose signed one
+//    is at most M <= 78: 2 * 168 * 78 = 26208. All further 16-bit arithmetic is modulo 2^16, so
+//    only the last value of a lane has to fit: the lane starts at minus its biases and ends at the
+//    sum of its true products, four per eight codes of depth, each at most 12 M in magnitude. That
+//    bounds the codes between two widenings to 32 bits (vpmaddwd with ones), kWinogradSpan<M>:
+//      M = 12: 448 codes are 56 steps, 4 * 144 * 56 = 32256 <= 32767 (57 could reach 32832);
+//      M = 24: 224 are 28, 4 * 288 * 28 = 32256;  M = 40: 136 are 17, 4 * 480 * 17 = 32640;
+//      M = 78: 64 are 8, 4 * 936 * 8 = 29952.
 // 2. Offset, both within 12, for groups: u = a + 12 in [0, 24], |pair| <= 2 * 24 * 12 = 576. A lane
 //    starts at minus 12 times its right codes, ends at its true products, two per four codes: a
 //    group of kOffsetSpan = 448 ends at 2 * 144 * 112 = 32256 at most.
@@ -24,6 +29,8 @@
 //    then they are widened. The bias is taken off the 32-bit sums.
 // 4. Words, both within 127: 16-bit codes and vpmaddwd, |pair| <= 2 * 127 * 127, 32-bit sums.
 #include <immintrin.h>
+
+#include <iterator>
 
 #include "kernels/cpu/codes/loops.h"
 #include "kernels/cpu/codes/pack_avx2.h"
@@ -35,10 +42,17 @@ namespace {
 constexpr int kRows = 4;
 constexpr int kCols = 16;
 constexpr int kTiles = 2 * kRows;  // vectors of eight columns
-constexpr int kWinogradSpan = 448;
 constexpr int kOffsetSpan = 448;
-constexpr int kWinogradOffset = 24;
 constexpr int kOffset = 12;
+constexpr int kE2M1Max = 12;
+// Of codes within `most` and E2M1: what makes the left ones unsigned, and the codes of a span.
+template <int most>
+constexpr int kWinogradOffset = most + kE2M1Max;
+template <int most>
+constexpr int kWinogradSpan = 32767 / (4 * kE2M1Max * most) * 8;
+static_assert(kWinogradSpan<12> == 448 && kWinogradSpan<24> == 224 && kWinogradSpan<40> == 136 &&
+              kWinogradSpan<78> == 64);
+constexpr int kWinogradDepth = 1360;  // of a block, roughly: 21 KiB of a right panel
 static_assert(kScalePadding % kCols == 0 && kScalePadding % kRows == 0);
 constexpr int kMixedSteps = 5;
 
@@ -73,7 +87,7 @@ void WinogradLeftBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   __m128i sums = _mm_setzero_si128();
   for (int64_t k = 0; k < depth; k += 8, panel += kRows * 8) {
     const __m256i rows = Load(panel);
-    // a_e + 24 of the four rows, then a_o.
+    // a_e + c of the four rows, then a_o.
     const __m256i halves =
         _mm256_permutevar8x32_epi32(rows, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
     sums = _mm_add_epi16(sums, _mm_maddubs_epi16(_mm256_castsi256_si128(halves),
@@ -82,9 +96,10 @@ void WinogradLeftBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(bias), _mm_sub_epi16(_mm_setzero_si128(), sums));
 }
 
+template <int most>
 void WinogradRightBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0;
-  const __m256i offset = _mm256_set1_epi8(kWinogradOffset);
+  const __m256i offset = _mm256_set1_epi8(kWinogradOffset<most>);
   for (int64_t k = 0; k < depth; k += 8, panel += kCols * 8) {
     sum0 = _mm256_add_epi16(
         sum0, _mm256_maddubs_epi16(_mm256_add_epi8(Load(panel), offset), Load(panel + 32)));
@@ -96,14 +111,16 @@ void WinogradRightBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   Put(bias + 8, _mm256_sub_epi16(zero, sum1));
 }
 
+template <int most>
 void WinogradTile(const TileArgs& args) {
+  constexpr int kSpan = kWinogradSpan<most>;
   const uint8_t* left = args.left;
   const uint8_t* right = args.right;
   const int32_t* left_bias = args.left_bias;
   const int32_t* right_bias = args.right_bias;
   bool resume = args.resume;
-  for (int64_t k = 0; k < args.depth; k += kWinogradSpan) {
-    const int64_t depth = args.depth - k < kWinogradSpan ? args.depth - k : kWinogradSpan;
+  for (int64_t k = 0; k < args.depth; k += kSpan) {
+    const int64_t depth = args.depth - k < kSpan ? args.depth - k : kSpan;
     __m256i sums[kTiles];
     Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
       const __m256i row = _mm256_set1_epi32(left_bias[r]);
@@ -301,18 +318,30 @@ constexpr PanelLayout kOffsetLeft{PanelOrder::kQuads, kRows, kOffset};
 constexpr PanelLayout kOffsetRight{PanelOrder::kQuads, kCols, kOffset};
 constexpr PanelLayout kWordsLeft{PanelOrder::kWords, kRows, 0};
 constexpr PanelLayout kWordsRight{PanelOrder::kWords, kCols, 0};
+// Codes within `most` on the sides that may be wider than E2M1.
+template <int most>
+constexpr Variant Winograd(bool wide_left, bool wide_right) {
+  constexpr int kSpan = kWinogradSpan<most>;
+  return {wide_left ? most : kE2M1Max,
+          wide_right ? most : kE2M1Max,
+          {PanelOrder::kWinogradLeft, kRows, kWinogradOffset<most>},
+          {PanelOrder::kWinogradRight, kCols, 0},
+          8,
+          kSpan,
+          kWinogradDepth / kSpan * kSpan,
+          WinogradLeftBias,
+          WinogradRightBias<most>,
+          WinogradTile<most>,
+          nullptr};
+}
 constexpr Variant kOuter[] = {
-    {12,
-     12,
-     {PanelOrder::kWinogradLeft, kRows, kWinogradOffset},
-     {PanelOrder::kWinogradRight, kCols, 0},
-     8,
-     kWinogradSpan,
-     3 * kWinogradSpan,
-     WinogradLeftBias,
-     WinogradRightBias,
-     WinogradTile,
-     nullptr},
+    Winograd<12>(false, false),
+    Winograd<24>(true, false),
+    Winograd<24>(false, true),
+    Winograd<40>(true, false),
+    Winograd<40>(false, true),
+    Winograd<78>(true, false),
+    Winograd<78>(false, true),
     {12, 127, kOffsetLeft, kQuadsRight, 8, 0, 1280, nullptr, MixedBias<kCols>, MixedTile<true>,
      nullptr},
     {127, 12, kQuadsLeft, kOffsetRight, 8, 0, 1280, MixedBias<kRows>, nullptr, MixedTile<false>,
@@ -326,9 +355,9 @@ constexpr Variant kGrouped[] = {
 };
 constexpr KernelSet kSet{"avx2",
                          kOuter,
-                         4,
+                         std::size(kOuter),
                          kGrouped,
-                         2,
+                         std::size(kGrouped),
                          ExpandAvx2,
                          ScatterAlongAvx2,
                          ScatterAcrossAvx2,

@@ -15,7 +15,6 @@ namespace {
 constexpr int8_t kE2M1Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 constexpr CodeTable kE2M1Table{kE2M1Values, 12, 0.5f};
 constexpr CodeTable kInt8Table{nullptr, 127, 1.0f};
-constexpr int kWideMax = 127;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 long long Wide(int64_t value) { return static_cast<long long>(value); }
@@ -77,7 +76,7 @@ Result<CodeOperand> DescribeOperand(const char* name, const QuantizedTensor& x,
   operand.extent = contraction_along_cols ? x.rows : x.cols;
   operand.depth = contraction_along_cols ? x.cols : x.rows;
   operand.wide = x.comp == OccComp::kWide && x.residual_count > 0;
-  operand.max_code = operand.wide ? kWideMax : table->max_code;
+  operand.max_code = operand.wide ? std::max(x.wide_max, table->max_code) : table->max_code;
   if (!fold && x.scale != ScaleRule::kNone) {
     if (!ScalesFactorOut(operand)) {
       return InvalidArgumentError(
