@@ -90,32 +90,72 @@ NIBBLE_AVX2 __m256 Doubt8(__m256 sum, const float* x, __m256 y, float doubt) {
                       _mm256_cmp_ps(value, y, _CMP_UNORD_Q));
 }
 
+// What eight E2M1 codes after another leave undecided: the least distance of 2^24 (p + 1 - draw)
+// from a multiple of 2^24, and whether an x was no number.
+struct E2M1Doubt {
+  __m256i least;
+  __m256 nan;
+};
+constexpr int kE2M1Doubt24 = static_cast<int>(kE2M1Doubt * 0x1p24f);
+
+// p + 1 in units of 2^-24 is a whole number, its product with a power of two as exact as itself;
+// from there on the sum is exact.
+NIBBLE_AVX2 __m256i E2M1Eight(const float* x, const float* columns, __m256 rows,
+                              const uint32_t* words, E2M1Doubt* doubt) {
+  const __m256 y = Scaled8(x, columns, rows);
+  const __m256 a =
+      _mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), y), _mm256_set1_ps(kE2M1Max));
+  const __m256 low = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p25f), _mm256_set1_ps(0x1p24f));
+  const __m256 middle = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p24f), _mm256_set1_ps(3 * 0x1p24f));
+  const __m256 high = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p23f), _mm256_set1_ps(5 * 0x1p24f));
+  const __m256i place = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_min_ps(low, middle), high));
+  const __m256i word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+  const __m256i sum = _mm256_sub_epi32(place, _mm256_srli_epi32(word, 8));
+  // A sum within the doubt of a multiple has small lower 24 bits when the doubt is added.
+  const __m256i past = _mm256_add_epi32(sum, _mm256_set1_epi32(kE2M1Doubt24));
+  doubt->least = _mm256_min_epu32(doubt->least, _mm256_slli_epi32(past, 8));
+  doubt->nan = _mm256_fmadd_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), doubt->nan);
+  const __m256i sign =
+      _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(y), 28), _mm256_set1_epi32(8));
+  return _mm256_or_si256(_mm256_srli_epi32(sum, 24), sign);
+}
+
+// The codes of 32 elements, two to a byte.
+NIBBLE_AVX2 __m128i PackE2M1(__m256i c0, __m256i c1, __m256i c2, __m256i c3) {
+  const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(c0, c1), _mm256_packs_epi32(c2, c3));
+  const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x1001));
+  const __m256i halves = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(pairs, pairs),
+                                                     _mm256_setr_epi32(0, 1, 4, 5, 0, 1, 4, 5));
+  // Two bytes of each c in the first half, two more in the second.
+  return _mm_shuffle_epi8(_mm256_castsi256_si128(halves),
+                          _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+}
+
 __attribute__((target("avx2,fma"))) bool E2M1Avx2(const float* x, const float* columns, float row,
                                                   const uint32_t* words, uint8_t* codes,
                                                   int64_t n) {
-  const __m256 rows = _mm256_set1_ps(row), sign_bit = _mm256_set1_ps(-0.0f);
-  __m256 doubt = _mm256_setzero_ps();
-  // Bytes 0 and 8 of each half side by side.
-  const __m256i gather = _mm256_set1_epi64x(static_cast<int64_t>(0xFFFFFFFFFFFF0800u));
-  for (int64_t i = 0; i < n; i += 8) {
-    const __m256 y = Scaled8(x + i, columns + i, rows);
-    const __m256 a = _mm256_min_ps(_mm256_andnot_ps(sign_bit, y), _mm256_set1_ps(kE2M1Max));
-    const __m256 low = _mm256_add_ps(_mm256_add_ps(a, a), _mm256_set1_ps(1.0f));
-    const __m256 middle = _mm256_add_ps(a, _mm256_set1_ps(3.0f));
-    const __m256 high = _mm256_fmadd_ps(a, _mm256_set1_ps(0.5f), _mm256_set1_ps(5.0f));
-    const __m256 sum = Draw8(_mm256_min_ps(_mm256_min_ps(low, middle), high), words + i);
-    doubt = _mm256_or_ps(doubt, Doubt8(sum, x + i, y, kE2M1Doubt));
-    const __m256i sign =
-        _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(y), 28), _mm256_set1_epi32(8));
-    const __m256i code = _mm256_or_si256(_mm256_cvttps_epi32(sum), sign);
-    const __m256i pairs = _mm256_or_si256(code, _mm256_srli_epi64(code, 28));
-    const __m256i packed = _mm256_shuffle_epi8(pairs, gather);
-    const auto first = static_cast<uint16_t>(_mm256_extract_epi16(packed, 0));
-    const auto second = static_cast<uint16_t>(_mm256_extract_epi16(packed, 8));
-    const uint32_t bytes = first | static_cast<uint32_t>(second) << 16;
+  const __m256 rows = _mm256_set1_ps(row);
+  E2M1Doubt doubt = {_mm256_set1_epi32(-1), _mm256_setzero_ps()};
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    __m256i c[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      c[v] = E2M1Eight(x + i + 8 * v, columns + i + 8 * v, rows, words + i + 8 * v, &doubt);
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i / 2), PackE2M1(c[0], c[1], c[2], c[3]));
+  }
+  const __m256i none = _mm256_setzero_si256();
+  for (; i < n; i += 8) {
+    const __m256i code = E2M1Eight(x + i, columns + i, rows, words + i, &doubt);
+    const int32_t bytes = _mm_cvtsi128_si32(PackE2M1(code, none, none, none));
     std::memcpy(codes + i / 2, &bytes, sizeof(bytes));
   }
-  return _mm256_movemask_ps(doubt) == 0;
+  // 2 * kE2M1Doubt24 << 8, unsigned.
+  const __m256i limit = _mm256_set1_epi32(kE2M1Doubt24 << 9);
+  const __m256i near = _mm256_cmpeq_epi32(_mm256_max_epu32(doubt.least, limit), limit);
+  const __m256 nan = _mm256_cmp_ps(doubt.nan, doubt.nan, _CMP_UNORD_Q);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_castsi256_ps(near), nan)) == 0;
 }
 
 __attribute__((target("avx2,fma"))) bool Int8Avx2(const float* x, const float* columns, float row,

@@ -83,6 +83,25 @@ constexpr int kMixedSteps = 5;
   __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(product));
 }
 
+// What a tile function does with vector `i` of its final sums, columns 8 (i % 2) of row i / 2:
+// stores them, or the results they stand for.
+[[gnu::always_inline]] inline void PutSums(const TileArgs& args, int i, bool resume, bool last,
+                                           __m256i sums) {
+  int32_t* tile = args.tile + i * 8;
+  if (resume) sums = _mm256_add_epi32(sums, Load(tile));
+  if (!last || args.finish == nullptr) return Put(tile, sums);
+  const FinishArgs& f = *args.finish;
+  const int row = i / 2, col = i % 2 * 8;
+  __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(f.left_scale[row]));
+  if (f.correction != nullptr) {
+    y = _mm256_add_ps(y, _mm256_loadu_ps(f.correction + row * f.correction_stride + col));
+  }
+  y = _mm256_mul_ps(y, _mm256_loadu_ps(f.right_scale + col));
+  float* out = f.out + row * f.out_stride + col;
+  if (f.accumulate) y = _mm256_add_ps(_mm256_loadu_ps(out), y);
+  _mm256_storeu_ps(out, y);
+}
+
 void WinogradLeftBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   __m128i sums = _mm_setzero_si128();
   for (int64_t k = 0; k < depth; k += 8, panel += kRows * 8) {
@@ -146,11 +165,9 @@ void WinogradTile(const TileArgs& args) {
         AddInPlace(sums[2 * r + 1], product);
       });
     }
-    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
-      int32_t* tile = args.tile + i * 8;
-      const __m256i wide = Widen(sums[i]);
-      Put(tile, resume ? _mm256_add_epi32(Load(tile), wide) : wide);
-    });
+    const bool last = k + depth == args.depth;
+    Unroll<kTiles>([&](auto i)
+                       NIBBLE_INLINE_LAMBDA { PutSums(args, i, resume, last, Widen(sums[i])); });
     resume = true;
     left_bias += kRows;
     right_bias += kCols;
@@ -234,7 +251,7 @@ void MixedTile(const TileArgs& args) {
                                            : _mm256_set1_epi32(args.left_bias[i / 2]));
     });
   }
-  const auto run = [&](auto steps) NIBBLE_INLINE_LAMBDA {
+  const auto run = [&](auto steps, auto last) NIBBLE_INLINE_LAMBDA {
     __m256i sums[kTiles];
     Unroll<steps>([&](auto step) NIBBLE_INLINE_LAMBDA {
       __m256i b0 = Load(right + step * kCols * 4), b1 = Load(right + step * kCols * 4 + 32);
@@ -252,18 +269,18 @@ void MixedTile(const TileArgs& args) {
         }
       });
     });
-    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
-      int32_t* tile = args.tile + i * 8;
-      Put(tile, _mm256_add_epi32(Load(tile), Widen(sums[i])));
-    });
+    Unroll<kTiles>([&](auto i)
+                       NIBBLE_INLINE_LAMBDA { PutSums(args, i, true, last, Widen(sums[i])); });
     left += steps * kRows * 4;
     right += steps * kCols * 4;
   };
   int64_t step = args.depth / 4;
-  for (; step >= kMixedSteps; step -= kMixedSteps) {
-    run(std::integral_constant<int, kMixedSteps>{});
-  }
-  for (; step > 0; --step) run(std::integral_constant<int, 1>{});
+  constexpr std::integral_constant<int, kMixedSteps> kAll;
+  constexpr std::integral_constant<int, 1> kOne;
+  for (; step > kMixedSteps; step -= kMixedSteps) run(kAll, std::false_type{});
+  if (step == kMixedSteps) return run(kAll, std::true_type{});
+  for (; step > 1; --step) run(kOne, std::false_type{});
+  if (step == 1) run(kOne, std::true_type{});
 }
 
 [[gnu::always_inline]] inline void AddWords(const uint8_t* left, const uint8_t* right,
@@ -286,7 +303,7 @@ void WordsTile(const TileArgs& args) {
     sums[i] = args.resume ? Load(args.tile + i * 8) : _mm256_setzero_si256();
   });
   AddWords(args.left, args.right, args.depth, sums);
-  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA { Put(args.tile + i * 8, sums[i]); });
+  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA { PutSums(args, i, false, true, sums[i]); });
 }
 
 void WordsGroupTile(const GroupTileArgs& args) {
@@ -332,7 +349,8 @@ constexpr Variant Winograd(bool wide_left, bool wide_right) {
           WinogradLeftBias,
           WinogradRightBias<most>,
           WinogradTile<most>,
-          nullptr};
+          nullptr,
+          true};
 }
 constexpr Variant kOuter[] = {
     Winograd<12>(false, false),
@@ -343,10 +361,10 @@ constexpr Variant kOuter[] = {
     Winograd<78>(true, false),
     Winograd<78>(false, true),
     {12, 127, kOffsetLeft, kQuadsRight, 8, 0, 1280, nullptr, MixedBias<kCols>, MixedTile<true>,
-     nullptr},
+     nullptr, true},
     {127, 12, kQuadsLeft, kOffsetRight, 8, 0, 1280, MixedBias<kRows>, nullptr, MixedTile<false>,
-     nullptr},
-    {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, WordsTile, nullptr},
+     nullptr, true},
+    {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, WordsTile, nullptr, true},
 };
 constexpr Variant kGrouped[] = {
     {12, 12, kOffsetLeft, kQuadsRight, 8, kOffsetSpan, 1280, nullptr, OffsetBias, nullptr,

@@ -69,14 +69,17 @@ class Multiplication {
     if (gemm_.sparse) Correct(first_left, last_left, first_right, last_right, correction);
     for (int64_t k = 0; k < left_.depth; k += plan_.depth_block) {
       const int64_t depth = std::min(plan_.depth_block, left_.depth - k);
+      const bool last = k + depth == left_.depth;
       int32_t* tile = tiles;
       for (int64_t j = first_right; j < last_right; ++j) {
         for (int64_t i = first_left; i < last_left; ++i) {
-          RunTile(i, j, k, depth, tile);
-          if (k + depth == left_.depth) {
-            const int64_t at = (i - first_left) * left_.lanes * width;
-            FinishTile(i, j, tile, correction + at + (j - first_right) * right_.lanes, width);
-          }
+          const int64_t at = (i - first_left) * left_.lanes * width;
+          const FinishArgs finish =
+              Finishing(i, j, correction + at + (j - first_right) * right_.lanes, width);
+          const bool whole = finish.rows == left_.lanes && finish.cols == right_.lanes;
+          const bool at_once = last && whole && variant_.finishes;
+          RunTile(i, j, k, depth, tile, at_once ? &finish : nullptr);
+          if (last && !at_once) FinishTile(tile, finish);
           if (keep) tile += tile_size;
         }
       }
@@ -84,7 +87,8 @@ class Multiplication {
   }
 
  private:
-  void RunTile(int64_t i, int64_t j, int64_t k, int64_t depth, int32_t* tile) const {
+  void RunTile(int64_t i, int64_t j, int64_t k, int64_t depth, int32_t* tile,
+               const FinishArgs* finish) const {
     const uint8_t* left = left_.panel(i) + k * left_.lanes * variant_.left.code_bytes();
     const uint8_t* right = right_.panel(j) + k * right_.lanes * variant_.right.code_bytes();
     if (variant_.group_tile != nullptr) {
@@ -99,11 +103,12 @@ class Multiplication {
     }
     const int64_t span = variant_.span == 0 ? 0 : k / variant_.span;
     variant_.tile({left, right, left_.bias(i) + span * left_.lanes,
-                   right_.bias(j) + span * right_.lanes, depth, k > 0, tile});
+                   right_.bias(j) + span * right_.lanes, depth, k > 0, tile, finish});
   }
 
-  void FinishTile(int64_t i, int64_t j, const int32_t* tile, const float* correction,
-                  int64_t correction_stride) const {
+  // How the sums of left panel i against right panel j become results.
+  FinishArgs Finishing(int64_t i, int64_t j, const float* correction,
+                       int64_t correction_stride) const {
     const int64_t row = i * left_.lanes;
     const int64_t col = j * right_.lanes;
     FinishArgs args{};
@@ -119,6 +124,10 @@ class Multiplication {
       args.correction = correction;
       args.correction_stride = correction_stride;
     }
+    return args;
+  }
+
+  void FinishTile(const int32_t* tile, const FinishArgs& args) const {
     if (variant_.group_tile != nullptr) {
       kernels_.finish_groups(reinterpret_cast<const float*>(tile), args);
     } else {

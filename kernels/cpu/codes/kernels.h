@@ -48,6 +48,8 @@ struct PanelLayout {
   }
 };
 
+struct FinishArgs;
+
 // One tile of left.lanes x right.lanes sums over `depth` codes of both panels (a multiple of the
 // variant's depth_multiple). Biases: 4 bytes per lane and span, preloaded into the accumulators.
 struct TileArgs {
@@ -58,6 +60,8 @@ struct TileArgs {
   int64_t depth;
   bool resume;    // continue the sums in `tile`
   int32_t* tile;  // row-major
+  // Variants that finish: the results of this whole tile are wanted, not its sums.
+  const FinishArgs* finish = nullptr;
 };
 
 // The same with one scale per group: tile += float(S_g) * (left_factor * right_factor).
@@ -118,6 +122,7 @@ struct Variant {
   void (*right_bias)(const uint8_t* panel, int64_t depth, int32_t* bias);
   void (*tile)(const TileArgs& args);
   void (*group_tile)(const GroupTileArgs& args);  // exactly one of tile, group_tile
+  bool finishes = false;                          // `tile` heeds TileArgs::finish
 };
 
 struct KernelSet {
