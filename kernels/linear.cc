@@ -16,8 +16,9 @@ double GradientToNoise(const QuantizationHealth& health) {
 
 }  // namespace
 
-LinearInput::LinearInput(LinearWorkspace* workspace, const LinearRecipe& recipe, uint32_t layer)
-    : workspace_(*workspace), recipe_(recipe), layer_(layer) {}
+LinearInput::LinearInput(LinearWorkspace* workspace, const LinearRecipe& recipe, uint32_t layer,
+                         InputOperands* shared)
+    : workspace_(*workspace), recipe_(recipe), layer_(layer), shared_(shared) {}
 
 bool LinearInput::BorrowsSource(const LinearRecipe& recipe) {
   return !recipe.Resolved(Slot::kXf).has_scale() || !recipe.Resolved(Slot::kXw).has_scale();
@@ -33,17 +34,46 @@ Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
   rows_ = x.rows;
   cols_ = x.cols;
   RETURN_IF_ERROR(GatherNorms(step, x));
+  if (shared_ != nullptr) {
+    if (recipe_.slot(Slot::kXf).has_history()) forward_before_ = forward_history_;
+    if (recipe_.slot(Slot::kXw).has_history()) wgrad_before_ = wgrad_history_;
+  }
+  RETURN_IF_ERROR(MakeOperands(step, x, &forward_history_, &wgrad_history_));
+  const SlotOperand& forward = operands().forward;
+  if (step.measure_health && forward.has_codes()) health_ = forward.health();
+  if (recipe_.slot(Slot::kXf).split == Split::kChannels) {
+    last_channels_ = forward.split().channels();
+  }
+  return OkStatus();
+}
+
+Status LinearInput::SetAgain(const LinearStep& step, ConstTensorView x) {
+  if (shared_ == nullptr || stamp_ == 0 || x.rows != rows_ || x.cols != cols_) {
+    return FailedPreconditionError("linear input made again without shared operands and a Set");
+  }
+  LinearStep again = step;
+  again.measure_health = false;
+  again.advance_histories = false;
+  return MakeOperands(again, x, &forward_before_, &wgrad_before_);
+}
+
+Status LinearInput::MakeOperands(const LinearStep& step, ConstTensorView x, AmaxHistory* forward,
+                                 AmaxHistory* wgrad) {
+  InputOperands& made = operands();
   // Xw first, so that the forward operand is what the workspace holds when Forward comes.
-  const bool requant = recipe_.slot(Slot::kXw).source == Source::kRequant;
-  if (!recipe_.SharesCodes(Slot::kXw) && !requant) {
-    RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, Slot::kXw, layer_, step, nullptr, {}, x,
-                                Extras(step, layer_, false)));
+  if (!recipe_.SharesCodes(Slot::kXw) && !RequantizesWgrad()) {
+    RETURN_IF_ERROR(made.wgrad.Make(workspace_, recipe_, Slot::kXw, layer_, step, nullptr, {}, x,
+                                    OwnExtras(step, wgrad)));
+    wgrad_nonfinite_ = made.wgrad.nonfinite_amax();
   }
   OperandForms forms;
   forms.decoded = !FormOf(workspace_.backend(), recipe_, kFprop, rows_, 0, cols_).on_codes;
   forms.health = step.measure_health;
-  return forward_.Make(workspace_, recipe_, Slot::kXf, layer_, step, nullptr, forms, x,
-                       Extras(step, layer_, false));
+  RETURN_IF_ERROR(made.forward.Make(workspace_, recipe_, Slot::kXf, layer_, step, nullptr, forms, x,
+                                    OwnExtras(step, forward)));
+  forward_nonfinite_ = made.forward.nonfinite_amax();
+  stamp_ = made.forward.stamp();
+  return OkStatus();
 }
 
 const Quant& LinearInput::SplitQuant() const {
@@ -68,8 +98,7 @@ OperandExtras LinearInput::Extras(const LinearStep& step, uint32_t layer, bool f
   extras.signs_layer = layer;
   const Quant& quant = SplitQuant();
   if (!GathersChannels(step)) {
-    const bool chosen = follows && forward_.split().set_number() != 0;
-    if (chosen) extras.channels = &forward_.split().channels();
+    if (follows && !last_channels_.empty()) extras.channels = &last_channels_;
     return extras;
   }
   const bool complete = step.completed >= quant.split_from + quant.split_window;
@@ -81,22 +110,37 @@ OperandExtras LinearInput::Extras(const LinearStep& step, uint32_t layer, bool f
   return extras;
 }
 
-Result<SlotOperand*> LinearInput::Operand(const LinearStep& step, Slot slot) {
-  if (!forward_.made()) return FailedPreconditionError("linear input used before Set");
-  if (slot == Slot::kXf || recipe_.SharesCodes(slot)) return &forward_;
-  const bool requant = recipe_.slot(slot).source == Source::kRequant;
-  if (requant && requantized_ != forward_.stamp()) {
-    ASSIGN_OR_RETURN(const ConstTensorView decoded, forward_.Decoded(workspace_));
-    OperandForms forms;
-    forms.decoded = !FormOf(workspace_.backend(), recipe_, kWgrad, 0, cols_, rows_).on_codes;
-    RETURN_IF_ERROR(wgrad_.Make(workspace_, recipe_, slot, layer_, step, nullptr, forms, decoded,
-                                Extras(step, layer_, true)));
-    requantized_ = forward_.stamp();
-  }
-  return &wgrad_;
+OperandExtras LinearInput::OwnExtras(const LinearStep& step, AmaxHistory* history) {
+  OperandExtras extras = Extras(step, layer_, false);
+  extras.history = history;
+  return extras;
 }
 
-int64_t LinearInput::saved_bytes() const { return forward_.saved_bytes() + wgrad_.saved_bytes(); }
+Result<SlotOperand*> LinearInput::Operand(const LinearStep& step, Slot slot) {
+  if (stamp_ == 0) return FailedPreconditionError("linear input used before Set");
+  InputOperands& made = operands();
+  if (made.forward.stamp() != stamp_) {
+    return FailedPreconditionError(
+        "linear input used after another took the shared operands; call SetAgain first");
+  }
+  if (slot == Slot::kXf || recipe_.SharesCodes(slot)) return &made.forward;
+  if (RequantizesWgrad() && requantized_ != stamp_) {
+    ASSIGN_OR_RETURN(const ConstTensorView decoded, made.forward.Decoded(workspace_));
+    OperandForms forms;
+    forms.decoded = !FormOf(workspace_.backend(), recipe_, kWgrad, 0, cols_, rows_).on_codes;
+    OperandExtras extras = Extras(step, layer_, true);
+    extras.history = &wgrad_history_;
+    RETURN_IF_ERROR(
+        made.wgrad.Make(workspace_, recipe_, slot, layer_, step, nullptr, forms, decoded, extras));
+    wgrad_nonfinite_ = made.wgrad.nonfinite_amax();
+    requantized_ = stamp_;
+  }
+  return &made.wgrad;
+}
+
+int64_t LinearInput::saved_bytes() const {
+  return own_.forward.saved_bytes() + own_.wgrad.saved_bytes();
+}
 
 QuantizedLinear::QuantizedLinear(LinearWorkspace* workspace, const LinearRecipe& recipe,
                                  uint32_t layer)

@@ -33,35 +33,52 @@
 
 namespace nibble {
 
+// Xf and Xw of an input that is made again in backward instead of kept: memory that inputs share
+// which are never needed at the same time. Whoever was set last owns the content.
+struct InputOperands {
+  SlotOperand forward;
+  SlotOperand wgrad;  // only when Xw has its own quantizer
+};
+
 class LinearInput {
  public:
-  // `layer` numbers the random stream (layer * 8 + slot).
-  LinearInput(LinearWorkspace* workspace, const LinearRecipe& recipe, uint32_t layer);
+  // `layer` numbers the random stream (layer * 8 + slot). `shared` is borrowed and must outlive the
+  // object; nullptr: the input keeps operands of its own.
+  LinearInput(LinearWorkspace* workspace, const LinearRecipe& recipe, uint32_t layer,
+              InputOperands* shared = nullptr);
 
   // Quantizes x (T, K). x is borrowed for this call only, except when the recipe keeps FP32 or BF16
   // operands: borrows_source() tells; then x must stay unchanged until the last Backward.
   Status Set(const LinearStep& step, ConstTensorView x);
+  // Makes the operands of the last Set again, bit for bit, after another input has used the shared
+  // memory. `step` and the values of x are those of that Set; past maxima and health stay.
+  Status SetAgain(const LinearStep& step, ConstTensorView x);
   bool borrows_source() const;
   // Whether a recipe borrows, without an object (for memory planning).
   static bool BorrowsSource(const LinearRecipe& recipe);
 
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
-  int64_t saved_bytes() const;  // quantized copies held; 0 when the source is borrowed
-  int64_t nonfinite_amax() const { return forward_.nonfinite_amax() + wgrad_.nonfinite_amax(); }
+  // Quantized copies of its own; 0 when the source is borrowed or the operands are shared.
+  int64_t saved_bytes() const;
+  int64_t nonfinite_amax() const { return forward_nonfinite_ + wgrad_nonfinite_; }
   // Past maxima of Xf and Xw, and the norms of X's channels: what training carries from step to
   // step. Empty where a slot has none.
   std::array<AmaxHistory*, 3> histories() {
-    return {&forward_.history(), &wgrad_.history(), &channel_norms_};
+    return {&forward_history_, &wgrad_history_, &channel_norms_};
   }
   // Of the last Set with measure_health; elements == 0 when never measured.
-  const QuantizationHealth& health() const { return forward_.health(); }
+  const QuantizationHealth& health() const { return health_; }
 
  private:
   friend class QuantizedLinear;
+  InputOperands& operands() { return shared_ != nullptr ? *shared_ : own_; }
   // Xf or Xw; a requantized Xw is made when it is first asked for. FAILED_PRECONDITION before the
-  // first Set.
+  // first Set, and when another input owns the shared operands.
   Result<SlotOperand*> Operand(const LinearStep& step, Slot slot);
+  Status MakeOperands(const LinearStep& step, ConstTensorView x, AmaxHistory* forward,
+                      AmaxHistory* wgrad);
+  bool RequantizesWgrad() const { return recipe_.slot(Slot::kXw).source == Source::kRequant; }
   // The slot that says which channels X splits off.
   const Quant& SplitQuant() const;
   bool GathersChannels(const LinearStep& step) const {
@@ -72,17 +89,24 @@ class LinearInput {
   Status GatherNorms(const LinearStep& step, ConstTensorView x);
   // For an operand of X's products. `follows`: it takes the columns that this X has chosen.
   OperandExtras Extras(const LinearStep& step, uint32_t signs_layer, bool follows);
+  OperandExtras OwnExtras(const LinearStep& step, AmaxHistory* history);
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;
   uint32_t layer_;
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  SlotOperand forward_;
-  SlotOperand wgrad_;          // only when Xw has its own quantizer
+  InputOperands own_;
+  InputOperands* shared_;
+  uint64_t stamp_ = 0;  // of the forward operand as this input made it; 0: never
+  AmaxHistory forward_history_, wgrad_history_;
+  AmaxHistory forward_before_, wgrad_before_;  // as the last Set found them; shared operands only
+  QuantizationHealth health_;
+  int64_t forward_nonfinite_ = 0, wgrad_nonfinite_ = 0;
   AmaxHistory channel_norms_;  // amax: sums of channel norms; seen: how many calls they come from
-  std::vector<int64_t> channels_;  // chosen from them; empty: not yet
-  uint64_t requantized_ = 0;       // stamp of the forward operand that a requantized Xw came from
+  std::vector<int64_t> channels_;       // chosen from them; empty: not yet
+  std::vector<int64_t> last_channels_;  // that the last Set split off
+  uint64_t requantized_ = 0;  // stamp of the forward operand that a requantized Xw came from
 };
 
 // Health of one layer's own operands after a sampled step.

@@ -120,6 +120,7 @@ Status FillTrainingDefaults(const RunConfig& run, v1::JobSpec& spec) {
   *spec.mutable_precision() = training.precision();
   *spec.mutable_checkpoint() = training.checkpoint();
   *spec.mutable_metrics() = training.metrics();
+  *spec.mutable_memory() = training.memory();
   spec.set_seed(training.seed());
   return OkStatus();
 }

@@ -24,28 +24,75 @@ class Arena {
   int64_t size_bytes_ = 0;
 };
 
-BlockBuffers PlanBlock(Arena& arena, const ModelConfig& model, const BufferPlan& shared, bool keep,
-                       int64_t sequences, int64_t seq_len) {
-  const int64_t t = shared.tokens, d = model.hidden_size, f = model.intermediate_size;
-  const int64_t kv = model.kv_size();
-  BlockBuffers b;
-  b.input = arena.Take(t, d);
-  b.input_rstd = arena.Take(1, t);
-  b.query = arena.Take(t, d);
-  b.key = arena.Take(t, kv);
-  b.value = arena.Take(t, kv);
-  b.attention_out = arena.Take(t, d);
-  b.lse = arena.Take(sequences * model.heads, seq_len);
-  b.middle = arena.Take(t, d);
-  b.middle_rstd = arena.Take(1, t);
-  b.gate = arena.Take(t, f);
-  b.up = arena.Take(t, f);
-  // What a layer has quantized is not needed again, and the gradient buffers are free in forward.
-  b.attention_in = keep ? arena.Take(t, d) : shared.branch_grad;
-  b.mlp_in = keep ? arena.Take(t, d) : shared.branch_grad;
-  b.mlp_hidden = keep ? arena.Take(t, f) : shared.hidden_grad;
-  return b;
+// One layer that borrows its input, in any stage, keeps those of the block.
+bool KeepsInputs(const Recipe& recipe, int layer, int layers) {
+  for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
+    for (int kind = 0; kind < kLinearKinds; ++kind) {
+      if (KeepsLinearInput(recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage))) {
+        return true;
+      }
+    }
+  }
+  return false;
 }
+
+// Places the buffers of block after block.
+class BlockPlanner {
+ public:
+  BlockPlanner(Arena& arena, const ModelConfig& model, const BufferPlan& shared, int64_t sequences,
+               int64_t seq_len, const Recompute& recompute)
+      : arena_(arena),
+        model_(model),
+        shared_(shared),
+        lse_rows_(sequences * model.heads),
+        seq_len_(seq_len),
+        recompute_(recompute) {}
+
+  BlockBuffers Plan(bool keep) {
+    const int64_t t = shared_.tokens, d = model_.hidden_size, f = model_.intermediate_size;
+    const int64_t kv = model_.kv_size();
+    const bool core = recompute_.attention_core();
+    BlockBuffers b;
+    b.input = arena_.Take(t, d);
+    b.input_rstd = arena_.Take(1, t);
+    b.query = Place(core, &BlockBuffers::query, t, d);
+    b.key = Place(core, &BlockBuffers::key, t, kv);
+    b.value = Place(core, &BlockBuffers::value, t, kv);
+    b.attention_out = Place(core, &BlockBuffers::attention_out, t, d);
+    b.lse = Place(core, &BlockBuffers::lse, lse_rows_, seq_len_);
+    b.middle = Place(recompute_.middle(), &BlockBuffers::middle, t, d);
+    b.middle_rstd = arena_.Take(1, t);
+    b.gate = Place(recompute_.gate_up(), &BlockBuffers::gate, t, f);
+    b.up = Place(recompute_.gate_up(), &BlockBuffers::up, t, f);
+    // What a layer has quantized is not needed again, and these gradient buffers are free whenever
+    // the input is formed.
+    b.attention_in = shared_.branch_grad;
+    b.mlp_in = shared_.branch_grad;
+    b.mlp_hidden = shared_.hidden_grad;
+    if (!keep) return b;
+    b.attention_in = Place(recompute_.attention_in(), &BlockBuffers::attention_in, t, d);
+    b.mlp_in = Place(recompute_.mlp_in(), &BlockBuffers::mlp_in, t, d);
+    b.mlp_hidden = Place(recompute_.mlp_hidden(), &BlockBuffers::mlp_hidden, t, f);
+    return b;
+  }
+
+ private:
+  // One place for all blocks where `again`, else a new one.
+  PlannedBuffer Place(bool again, PlannedBuffer BlockBuffers::*which, int64_t rows, int64_t cols) {
+    if (!again) return arena_.Take(rows, cols);
+    PlannedBuffer& one = recomputed_.*which;
+    if (one.rows == 0) one = arena_.Take(rows, cols);
+    return one;
+  }
+
+  Arena& arena_;
+  const ModelConfig& model_;
+  const BufferPlan& shared_;
+  int64_t lse_rows_;
+  int64_t seq_len_;
+  Recompute recompute_;
+  BlockBuffers recomputed_;
+};
 
 }  // namespace
 
@@ -54,7 +101,7 @@ bool KeepsLinearInput(const LinearRecipe& recipe) {
 }
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,
-                       int64_t seq_len) {
+                       int64_t seq_len, const Recompute& recompute) {
   Arena arena;
   BufferPlan plan;
   const int64_t t = sequences * seq_len, d = model.hidden_size, f = model.intermediate_size;
@@ -68,16 +115,9 @@ BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t s
   plan.value_grad = arena.Take(t, model.kv_size());
   plan.hidden_grad = arena.Take(t, f);
   const int layers = static_cast<int>(model.layers);
+  BlockPlanner planner(arena, model, plan, sequences, seq_len, recompute);
   for (int layer = 0; layer < layers; ++layer) {
-    // One layer that borrows its input, in any stage, keeps those of the block.
-    bool keep = false;
-    for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
-      for (int kind = 0; kind < kLinearKinds; ++kind) {
-        keep |=
-            KeepsLinearInput(recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage));
-      }
-    }
-    plan.blocks.push_back(PlanBlock(arena, model, plan, keep, sequences, seq_len));
+    plan.blocks.push_back(planner.Plan(KeepsInputs(recipe, layer, layers)));
   }
   plan.output = arena.Take(t, d);
   plan.output_rstd = arena.Take(1, t);

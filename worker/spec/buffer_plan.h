@@ -4,7 +4,8 @@
 //
 // Purpose: the model allocates exactly this and the estimate adds up exactly this, so the two
 // cannot drift. All elements have 4 bytes (f32 or i32). Lifetimes decide what shares memory: what
-// backward needs has its own place per block; what lives within a block has one place for all.
+// backward needs has its own place per block; what lives within a block, or is formed again in
+// backward, has one place for all.
 // Thread-safety: value types and pure functions.
 #pragma once
 
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "kernels/recipe/recipe.h"
+#include "worker/spec/recompute.h"
 #include "worker/spec/run_config.h"
 
 namespace nibble {
@@ -24,7 +26,8 @@ struct PlannedBuffer {
 };
 
 // T tokens, D hidden, K key-value width, F feed-forward width, B sequences, H heads.
-// Forward leaves them for backward; backward overwrites gate and up with their gradients.
+// Forward leaves them for backward; backward overwrites gate and up with their gradients. What the
+// run recomputes is shared by all blocks, whatever the comment says.
 struct BlockBuffers {
   PlannedBuffer input;          // (T, D) residual stream entering the block
   PlannedBuffer input_rstd;     // (1, T)
@@ -71,6 +74,6 @@ inline constexpr int64_t kLogitsRows = 512;
 bool KeepsLinearInput(const LinearRecipe& recipe);
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,
-                       int64_t seq_len);
+                       int64_t seq_len, const Recompute& recompute = {});
 
 }  // namespace nibble

@@ -57,31 +57,53 @@ int64_t CopyBytes(const Quant& quant, int64_t rows, int64_t cols) {
          entries * (kFloatBytes + (quant.pre.comp == OccComp::kBf16 ? kFloatBytes : 1));
 }
 
-// Quantized copies of one block's inputs and weights. Layers with the same input and recipe share
-// its copy.
-int64_t BlockQuantizedBytes(const ModelConfig& m,
-                            const std::array<LinearRecipe, kLinearKinds>& recipes, int64_t tokens) {
-  static constexpr int kInputOf[kLinearKinds] = {0, 0, 0, 1, 2, 2, 3};
+// The four inputs of a block: of query, key, value; of the output; of gate, up; of down.
+constexpr int kInputs = 4;
+constexpr int kInputOf[kLinearKinds] = {0, 0, 0, 1, 2, 2, 3};
+
+// Which inputs are quantized again in backward and so exist once for all blocks.
+std::array<bool, kInputs> MadeAgain(const Recompute& recompute) {
+  return {recompute.attention_in(), recompute.attention_core(), recompute.mlp_in(),
+          recompute.mlp_hidden()};
+}
+
+// Quantized copies of one block's inputs and weights.
+struct BlockCopies {
+  int64_t weights = 0;
+  std::array<int64_t, kInputs> inputs = {};
+};
+
+// Layers with the same input and recipe share its copy.
+BlockCopies CopiesOfBlock(const ModelConfig& m,
+                          const std::array<LinearRecipe, kLinearKinds>& recipes, int64_t tokens) {
   const std::array<LinearShape, kLinearKinds> shapes = BlockLinears(m);
-  int64_t bytes = 0;
+  BlockCopies bytes;
   for (size_t kind = 0; kind < recipes.size(); ++kind) {
     const LinearRecipe& recipe = recipes[kind];
     const LinearShape& shape = shapes[kind];
-    bytes += CopyBytes(recipe.slot(Slot::kWf), shape.out, shape.in);
+    bytes.weights += CopyBytes(recipe.slot(Slot::kWf), shape.out, shape.in);
     if (!recipe.SharesCodes(Slot::kWd)) {
-      bytes += CopyBytes(recipe.slot(Slot::kWd), shape.out, shape.in);
+      bytes.weights += CopyBytes(recipe.slot(Slot::kWd), shape.out, shape.in);
     }
     bool shared = false;
     for (size_t other = 0; other < kind; ++other) {
       shared |= kInputOf[other] == kInputOf[kind] && recipes[other] == recipe;
     }
     if (shared) continue;
-    bytes += CopyBytes(recipe.slot(Slot::kXf), tokens, shape.in);
+    int64_t& input = bytes.inputs[static_cast<size_t>(kInputOf[kind])];
+    input += CopyBytes(recipe.slot(Slot::kXf), tokens, shape.in);
     if (!recipe.SharesCodes(Slot::kXw)) {
-      bytes += CopyBytes(recipe.slot(Slot::kXw), tokens, shape.in);
+      input += CopyBytes(recipe.slot(Slot::kXw), tokens, shape.in);
     }
   }
   return bytes;
+}
+
+// Whether the CPU backend forms the product of two slots from decoded operands.
+bool Decodes(const LinearRecipe& recipe, Slot left, Slot right) {
+  return WhyDecoded(recipe, left, right) != nullptr ||
+         !CpuMultipliesCodes(recipe.Resolved(left).elem) ||
+         !CpuMultipliesCodes(recipe.Resolved(right).elem);
 }
 
 // What all layers of the model share: decoded operands where a product does not run on codes, codes
@@ -92,15 +114,11 @@ SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int6
   const int64_t widest = std::max(m.hidden_size, m.intermediate_size);
   const int64_t operand = tokens * widest * kFloatBytes;
   const int64_t weight = m.hidden_size * widest * kFloatBytes;
-  const auto decodes = [&](Slot left, Slot right) {
-    return WhyDecoded(recipe, left, right) != nullptr ||
-           !CpuMultipliesCodes(recipe.Resolved(left).elem) ||
-           !CpuMultipliesCodes(recipe.Resolved(right).elem);
-  };
   const auto low = [&](Slot slot) { return recipe.Resolved(slot).elem != Elem::kF32; };
   const auto requant = [&](Slot slot) { return recipe.slot(slot).source == Source::kRequant; };
-  const bool fprop = decodes(Slot::kXf, Slot::kWf), dgrad = decodes(Slot::kGd, Slot::kWd);
-  const bool wgrad = decodes(Slot::kGw, Slot::kXw);
+  const bool fprop = Decodes(recipe, Slot::kXf, Slot::kWf);
+  const bool dgrad = Decodes(recipe, Slot::kGd, Slot::kWd);
+  const bool wgrad = Decodes(recipe, Slot::kGw, Slot::kXw);
   SharedBuffers bytes = {};
   if ((fprop && low(Slot::kXf)) || (wgrad && low(Slot::kXw)) || requant(Slot::kXw)) {
     bytes[0] = operand;
@@ -128,8 +146,11 @@ SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int6
   return bytes;
 }
 
-int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t tokens, int stage) {
+int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t tokens, int stage,
+                       const Recompute& recompute) {
+  const std::array<bool, kInputs> again = MadeAgain(recompute);
   int64_t copies = 0;
+  std::array<int64_t, kInputs> once = {};  // largest of any block
   SharedBuffers shared = {};
   const int layers = static_cast<int>(m.layers);
   for (int layer = 0; layer < layers; ++layer) {
@@ -139,9 +160,46 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
       const SharedBuffers needed = SharedBytes(m, recipes[kind], tokens);
       for (size_t i = 0; i < shared.size(); ++i) shared[i] = std::max(shared[i], needed[i]);
     }
-    copies += BlockQuantizedBytes(m, recipes, tokens);
+    const BlockCopies block = CopiesOfBlock(m, recipes, tokens);
+    copies += block.weights;
+    for (size_t i = 0; i < once.size(); ++i) {
+      if (again[i]) {
+        once[i] = std::max(once[i], block.inputs[i]);
+      } else {
+        copies += block.inputs[i];
+      }
+    }
   }
-  return copies + std::accumulate(shared.begin(), shared.end(), int64_t{0});
+  copies = std::accumulate(once.begin(), once.end(), copies);
+  return std::accumulate(shared.begin(), shared.end(), copies);
+}
+
+// Both operands of a product on codes as it packs them, a byte a code and a bias per group; a CPU
+// without dot products of bytes takes twice that.
+int64_t PackedCodesBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
+  const int64_t widest = std::max(m.hidden_size, m.intermediate_size);
+  int64_t left = 0, right = 0;
+  const auto add = [&](Slot a, Slot b, int64_t right_elements) {
+    if (Decodes(recipe, a, b)) return;
+    const int group = recipe.Resolved(a).group;
+    const auto bytes = [&](int64_t n) { return n + (group > 0 ? n / group * kFloatBytes : 0); };
+    left = std::max(left, bytes(tokens * widest));
+    right = std::max(right, bytes(right_elements));
+  };
+  add(Slot::kXf, Slot::kWf, m.hidden_size * widest);
+  add(Slot::kGd, Slot::kWd, m.hidden_size * widest);
+  add(Slot::kGw, Slot::kXw, tokens * widest);
+  return left + right;
+}
+
+// Counts of every BF16 value, and room for an eighth of the tensor at both ends, while the quantile
+// of a whole tensor is looked for.
+int64_t QuantileBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
+  for (const Quant& quant : recipe.slots) {
+    if (!quant.pre.enabled || quant.pre.scope != OccScope::kTensor) continue;
+    return (int64_t{4} << 16) + tokens * std::max(m.hidden_size, m.intermediate_size) / 2;
+  }
+  return 0;
 }
 
 // Work memory of the CPU backend: the packed operands of a product, the same for every model, and
@@ -162,7 +220,9 @@ int64_t WorkspaceBytes(const ModelConfig& m, const Recipe& recipe, const BufferP
     const int64_t elements = plan.tokens * std::max(m.hidden_size, m.intermediate_size);
     groups = std::max(groups, elements * (2 * kFloatBytes + 2) + elements / quant.group * 12);
   }
-  return groups + kPackedOperandBytes + plan.tokens / seq_len * m.kv_heads * head * kFloatBytes;
+  return groups + PackedCodesBytes(m, recipe.linear, plan.tokens) +
+         QuantileBytes(m, recipe.linear, plan.tokens) + kPackedOperandBytes +
+         plan.tokens / seq_len * m.kv_heads * head * kFloatBytes;
 }
 
 // What the weight rule keeps: four values per weight of a linear layer, and one weight of scratch.
@@ -206,13 +266,14 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   estimate.memory.gradients = state_bytes;
   estimate.memory.optimizer =
       PaddedParameters(model) * (StateElemBytes(recipe.state.m) + StateElemBytes(recipe.state.v));
-  const BufferPlan plan =
-      PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len);
+  const BufferPlan plan = PlanBuffers(model, recipe, config.schedule.micro_batch,
+                                      config.data.seq_len, config.memory.recompute);
   estimate.memory.activations =
       plan.arena_bytes + WorkspaceBytes(model, recipe, plan, config.data.seq_len);
   for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
     estimate.memory.quantized =
-        std::max(estimate.memory.quantized, QuantizedBytes(model, recipe, plan.tokens, stage));
+        std::max(estimate.memory.quantized,
+                 QuantizedBytes(model, recipe, plan.tokens, stage, config.memory.recompute));
   }
   estimate.memory.quantized += WeightRuleBytes(model, recipe);
   return estimate;

@@ -153,6 +153,19 @@ void ParseCheckpoint(const Json& json, CheckpointConfig& c, std::vector<FieldErr
   fields.Finish();
 }
 
+void ParseMemory(const Json& json, MemoryConfig& memory, std::vector<FieldError>& errors) {
+  JsonFields fields(json, "memory", errors);
+  std::string recompute;
+  fields.Read("recompute", recompute);
+  Result<Recompute> parsed = ParseRecompute(recompute);
+  if (parsed.ok()) {
+    memory.recompute = *parsed;
+  } else {
+    fields.Error("recompute", parsed.status().message());
+  }
+  fields.Finish();
+}
+
 void ParseRun(const Json& json, RunSection& run, std::vector<FieldError>& errors) {
   JsonFields fields(json, "run", errors);
   fields.Read("dir", run.dir);
@@ -204,6 +217,7 @@ RunConfig ParseRunConfig(const Json& json, std::vector<FieldError>& errors) {
   metrics.ReadInt("every", config.metrics.every, 1, kMaxCount);
   metrics.ReadInt("healthEvery", config.metrics.health_every, 0, kMaxCount);
   metrics.Finish();
+  ParseMemory(fields.Section("memory"), config.memory, errors);
   fields.Finish();
   return config;
 }
@@ -278,6 +292,7 @@ Json RunConfigToJson(const RunConfig& c) {
        {"checkpoint", std::move(checkpoint)},
        {"metrics",
         Json::Object({{"every", c.metrics.every}, {"healthEvery", c.metrics.health_every}})},
+       {"memory", Json::Object({{"recompute", RecomputeText(c.memory.recompute)}})},
        {"run", std::move(run)}});
 }
 

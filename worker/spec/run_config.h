@@ -14,6 +14,7 @@
 
 #include "base/json.h"
 #include "base/status.h"
+#include "worker/spec/recompute.h"
 
 namespace nibble {
 
@@ -74,6 +75,10 @@ struct MetricsConfig {
   int64_t health_every = 50;  // 0 = off
 };
 
+struct MemoryConfig {
+  Recompute recompute;  // parts of the forward pass formed again in backward
+};
+
 inline constexpr char kBackendCpu[] = "cpu";
 inline constexpr char kBackendCuda[] = "cuda";
 
@@ -100,6 +105,7 @@ struct RunConfig {
   std::string recipe_json;            // or a recipe written out; then `recipe` is its name
   CheckpointConfig checkpoint;
   MetricsConfig metrics;
+  MemoryConfig memory;
   uint32_t seed = 1234;
   RunSection run;
 

@@ -36,11 +36,13 @@ TEST(RunConfig, JsonRoundTripKeepsEveryField) {
   config.data.train = {"a", "b"};
   config.schedule.global_batch = 32;
   config.optimizer.min_lr_ratio = 0;
+  config.memory.recompute = ParseRecompute("norm+swiglu").value();
   config.run = {"/run", "j-1", 3, 17, 0, 1, 2, kBackendCuda, true};
   const Json json = RunConfigToJson(config);
   const auto again = RunConfigFromJson(json);
   ASSERT_TRUE(again.ok()) << again.status().ToString();
   EXPECT_EQ(RunConfigToJson(*again).Dump(), json.Dump());
+  EXPECT_EQ(again->memory.recompute, config.memory.recompute);
 }
 
 TEST(RunConfig, TokensBecomeWholeSteps) {
@@ -70,6 +72,22 @@ TEST(RunConfig, EveryMistakeIsReportedWithItsFieldValueAndFix) {
         "schedule.globalBatch is 7, not a multiple", "optimizer.beta1 is 1.5",
         "optimizer.peak_lr is not a known key; did you mean 'peakLr'?"}) {
     EXPECT_NE(errors.find(expected), std::string::npos) << expected << "\n in:\n" << errors;
+  }
+}
+
+TEST(RunConfig, RecomputeTakesOneChoiceOrSeveral) {
+  for (const std::string text : {"none", "swiglu", "norm", "ffn", "attention", "block"}) {
+    EXPECT_EQ(RecomputeText(ParseRecompute(text).value()), text);
+  }
+  EXPECT_EQ(ParseRecompute("").value(), Recompute());
+  EXPECT_EQ(RecomputeText(ParseRecompute("norm+swiglu").value()), "swiglu+norm");
+  auto json = Json::Parse(kMinimal).value();
+  for (const std::string text : {"everything", "norm+", "none+norm", "Block"}) {
+    json.Set("memory", Json::Object({{"recompute", text}}));
+    EXPECT_EQ(
+        RunConfigFromJson(json).status().message(),
+        "memory.recompute is \"" + text +
+            "\"; expected none, swiglu, norm, ffn, attention or block, or several joined by +");
   }
 }
 

@@ -22,22 +22,35 @@ size_t LinearIndex(BlockParameter which) {
 
 TransformerBlock::TransformerBlock(LinearWorkspace* workspace, const ModelConfig& model,
                                    const std::array<LinearRecipe, kLinearKinds>& recipes,
-                                   int64_t layer, Parameters* parameters, const BlockViews& views)
+                                   int64_t layer, Parameters* parameters, const BlockViews& views,
+                                   const Recompute& recompute, RecomputedInputs* recomputed)
     : backend_(workspace->backend()),
       model_(model),
       layer_(layer),
       parameters_(*parameters),
       views_(views) {
+  if (layer + 1 < model.layers) recompute_ = recompute;
   const uint32_t stream = static_cast<uint32_t>(layer) * kStreamsPerBlock;
   // By LinearKind.
   static constexpr Input kSources[kLinearKinds] = {
       kAttentionIn, kAttentionIn, kAttentionIn, kAttentionOut, kMlpIn, kMlpIn, kMlpHidden};
   static constexpr size_t kFirstOf[kInputs] = {0, 3, 4, 6};  // a LinearKind
   std::vector<const LinearRecipe*> of_input;
+  std::array<size_t, kInputs> used = {};
+  const auto add = [&](Input source, const LinearRecipe& recipe, uint32_t number) {
+    InputOperands* shared = nullptr;
+    if (MakesAgain(recompute, source)) {
+      std::deque<InputOperands>& operands = (*recomputed)[static_cast<size_t>(source)];
+      const size_t index = used[static_cast<size_t>(source)]++;
+      if (index == operands.size()) operands.emplace_back();
+      shared = &operands[index];
+    }
+    of_input.push_back(&recipe);
+    inputs_.emplace_back(workspace, recipe, stream + number, shared);
+    input_sources_.push_back(source);
+  };
   for (int i = 0; i < kInputs; ++i) {
-    of_input.push_back(&recipes[kFirstOf[i]]);
-    inputs_.emplace_back(workspace, *of_input.back(), stream + static_cast<uint32_t>(i));
-    input_sources_.push_back(static_cast<Input>(i));
+    add(static_cast<Input>(i), recipes[kFirstOf[i]], static_cast<uint32_t>(i));
   }
   for (size_t kind = 0; kind < recipes.size(); ++kind) {
     size_t index = 0;
@@ -47,9 +60,7 @@ TransformerBlock::TransformerBlock(LinearWorkspace* workspace, const ModelConfig
     }
     if (index == inputs_.size()) {  // streams above those of inputs and layers
       const auto number = static_cast<uint32_t>(kLinearKinds) + static_cast<uint32_t>(index);
-      of_input.push_back(&recipes[kind]);
-      inputs_.emplace_back(workspace, recipes[kind], stream + number);
-      input_sources_.push_back(kSources[kind]);
+      add(kSources[kind], recipes[kind], number);
     }
     input_index_[kind] = index;
   }
@@ -89,9 +100,24 @@ std::vector<NamedHistory> TransformerBlock::histories() {
   return histories;
 }
 
+bool TransformerBlock::MakesAgain(const Recompute& recompute, Input source) {
+  switch (source) {
+    case kAttentionIn:
+      return recompute.attention_in();
+    case kAttentionOut:
+      return recompute.attention_core();
+    case kMlpIn:
+      return recompute.mlp_in();
+    case kMlpHidden:
+      break;
+  }
+  return recompute.mlp_hidden();
+}
+
 Status TransformerBlock::SetInputs(const BlockPass& pass, Input source, ConstTensorView x) {
   for (size_t i = 0; i < inputs_.size(); ++i) {
-    if (input_sources_[i] == source) RETURN_IF_ERROR(inputs_[i].Set(pass.step, x));
+    if (input_sources_[i] != source) continue;
+    RETURN_IF_ERROR(pass.again ? inputs_[i].SetAgain(pass.step, x) : inputs_[i].Set(pass.step, x));
   }
   return OkStatus();
 }
@@ -125,14 +151,17 @@ AttentionParams TransformerBlock::Attention(const BlockPass& pass) const {
           model_.kv_heads, model_.head_dim(), pass.mode};
 }
 
-Status TransformerBlock::Forward(const BlockPass& pass, TensorView output) {
-  using P = BlockParameter;
-  const float epsilon = static_cast<float>(model_.norm_eps);
+Status TransformerBlock::FormAttentionIn(const BlockPass& pass) {
   const BlockViews& v = views_;
-
-  RETURN_IF_ERROR(backend_.RmsNormForward(v.input, weight(P::kInputNorm), epsilon, v.attention_in,
+  RETURN_IF_ERROR(backend_.RmsNormForward(v.input, weight(BlockParameter::kInputNorm),
+                                          static_cast<float>(model_.norm_eps), v.attention_in,
                                           v.input_rstd));
-  RETURN_IF_ERROR(SetInputs(pass, kAttentionIn, v.attention_in));
+  return SetInputs(pass, kAttentionIn, v.attention_in);
+}
+
+Status TransformerBlock::FormAttention(const BlockPass& pass) {
+  using P = BlockParameter;
+  const BlockViews& v = views_;
   RETURN_IF_ERROR(Project(pass, P::kQuery, v.query));
   RETURN_IF_ERROR(Project(pass, P::kKey, v.key));
   RETURN_IF_ERROR(Project(pass, P::kValue, v.value));
@@ -140,24 +169,59 @@ Status TransformerBlock::Forward(const BlockPass& pass, TensorView output) {
   RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.kv_heads), v.key));
   RETURN_IF_ERROR(
       backend_.AttentionForward(Attention(pass), v.query, v.key, v.value, v.attention_out, v.lse));
-  RETURN_IF_ERROR(SetInputs(pass, kAttentionOut, v.attention_out));
-  RETURN_IF_ERROR(Project(pass, P::kOutput, v.middle));
-  RETURN_IF_ERROR(backend_.Add(v.middle, v.input, v.middle));
+  return SetInputs(pass, kAttentionOut, v.attention_out);
+}
 
-  RETURN_IF_ERROR(
-      backend_.RmsNormForward(v.middle, weight(P::kPostNorm), epsilon, v.mlp_in, v.middle_rstd));
-  RETURN_IF_ERROR(SetInputs(pass, kMlpIn, v.mlp_in));
-  RETURN_IF_ERROR(Project(pass, P::kGate, v.gate));
-  RETURN_IF_ERROR(Project(pass, P::kUp, v.up));
+Status TransformerBlock::FormMiddle(const BlockPass& pass) {
+  const BlockViews& v = views_;
+  RETURN_IF_ERROR(Project(pass, BlockParameter::kOutput, v.middle));
+  return backend_.Add(v.middle, v.input, v.middle);
+}
+
+Status TransformerBlock::FormMlpIn(const BlockPass& pass) {
+  const BlockViews& v = views_;
+  RETURN_IF_ERROR(backend_.RmsNormForward(v.middle, weight(BlockParameter::kPostNorm),
+                                          static_cast<float>(model_.norm_eps), v.mlp_in,
+                                          v.middle_rstd));
+  return SetInputs(pass, kMlpIn, v.mlp_in);
+}
+
+Status TransformerBlock::FormGateUp(const BlockPass& pass) {
+  RETURN_IF_ERROR(Project(pass, BlockParameter::kGate, views_.gate));
+  return Project(pass, BlockParameter::kUp, views_.up);
+}
+
+Status TransformerBlock::FormMlpHidden(const BlockPass& pass) {
+  const BlockViews& v = views_;
   RETURN_IF_ERROR(backend_.SwiGluForward(v.gate, v.up, v.mlp_hidden));
-  RETURN_IF_ERROR(SetInputs(pass, kMlpHidden, v.mlp_hidden));
-  RETURN_IF_ERROR(Project(pass, P::kDown, output));
-  return backend_.Add(output, v.middle, output);
+  return SetInputs(pass, kMlpHidden, v.mlp_hidden);
+}
+
+Status TransformerBlock::Forward(const BlockPass& pass, TensorView output) {
+  RETURN_IF_ERROR(FormAttentionIn(pass));
+  RETURN_IF_ERROR(FormAttention(pass));
+  RETURN_IF_ERROR(FormMiddle(pass));
+  RETURN_IF_ERROR(FormMlpIn(pass));
+  RETURN_IF_ERROR(FormGateUp(pass));
+  RETURN_IF_ERROR(FormMlpHidden(pass));
+  RETURN_IF_ERROR(Project(pass, BlockParameter::kDown, output));
+  return backend_.Add(output, views_.middle, output);
 }
 
 Status TransformerBlock::MlpBackward(const BlockPass& pass, const GradientViews& g) {
   using P = BlockParameter;
   const BlockViews& v = views_;
+  BlockPass again = pass;
+  again.again = true;
+  again.step.measure_health = false;
+  if (recompute_.middle()) {
+    RETURN_IF_ERROR(FormAttentionIn(again));
+    RETURN_IF_ERROR(FormAttention(again));
+    RETURN_IF_ERROR(FormMiddle(again));
+  }
+  if (recompute_.mlp_in()) RETURN_IF_ERROR(FormMlpIn(again));
+  if (recompute_.gate_up()) RETURN_IF_ERROR(FormGateUp(again));
+  if (recompute_.mlp_hidden()) RETURN_IF_ERROR(FormMlpHidden(again));
   RETURN_IF_ERROR(ProjectBackward(pass, P::kDown, g.stream, g.hidden, false));
   RETURN_IF_ERROR(backend_.SwiGluBackward(g.hidden, v.gate, v.up, v.gate, v.up));
   RETURN_IF_ERROR(ProjectBackward(pass, P::kGate, v.gate, g.branch, false));
@@ -167,20 +231,36 @@ Status TransformerBlock::MlpBackward(const BlockPass& pass, const GradientViews&
                                   true, gradient(P::kPostNorm));
 }
 
-Status TransformerBlock::Backward(const BlockPass& pass, const GradientViews& g) {
+Status TransformerBlock::AttentionBackward(const BlockPass& pass, const GradientViews& g) {
   using P = BlockParameter;
   const BlockViews& v = views_;
-  RETURN_IF_ERROR(MlpBackward(pass, g));
+  BlockPass again = pass;
+  again.again = true;
+  again.step.measure_health = false;
+  // With `block` they have been formed for the feed-forward part.
+  const bool attention = recompute_.attention_core() && !recompute_.middle();
+  if (attention) {
+    RETURN_IF_ERROR(FormAttentionIn(again));
+    RETURN_IF_ERROR(FormAttention(again));
+  }
   RETURN_IF_ERROR(ProjectBackward(pass, P::kOutput, g.stream, g.branch, false));
   RETURN_IF_ERROR(backend_.AttentionBackward(Attention(pass), g.branch, v.query, v.key, v.value,
                                              v.attention_out, v.lse, g.query, g.key, g.value));
   RETURN_IF_ERROR(backend_.RopeBackward(Rope(pass, model_.heads), g.query));
   RETURN_IF_ERROR(backend_.RopeBackward(Rope(pass, model_.kv_heads), g.key));
+  if (recompute_.attention_in() && !recompute_.attention_core()) {
+    RETURN_IF_ERROR(FormAttentionIn(again));
+  }
   RETURN_IF_ERROR(ProjectBackward(pass, P::kQuery, g.query, g.branch, false));
   RETURN_IF_ERROR(ProjectBackward(pass, P::kKey, g.key, g.branch, true));
   RETURN_IF_ERROR(ProjectBackward(pass, P::kValue, g.value, g.branch, true));
   return backend_.RmsNormBackward(g.branch, v.input, weight(P::kInputNorm), v.input_rstd, g.stream,
                                   true, gradient(P::kInputNorm));
+}
+
+Status TransformerBlock::Backward(const BlockPass& pass, const GradientViews& g) {
+  RETURN_IF_ERROR(MlpBackward(pass, g));
+  return AttentionBackward(pass, g);
 }
 
 }  // namespace nibble

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "kernels/backend.h"
 #include "kernels/linear.h"
 #include "worker/spec/buffer_plan.h"
+#include "worker/spec/recompute.h"
 #include "worker/spec/run_config.h"
 #include "worker/train/parameters.h"
 
@@ -48,15 +50,23 @@ struct BlockPass {
   int64_t sequences = 0;
   int64_t seq_len = 0;
   GemmMode mode = GemmMode::kF32;  // of attention
+  bool again = false;              // forms what forward has already formed once
 };
+
+// Quantized inputs that are made again in backward: memory that all blocks of a model share, by
+// source, in the order in which a block needs them.
+using RecomputedInputs = std::array<std::deque<InputOperands>, 4>;
 
 class TransformerBlock {
  public:
   // `recipes` by LinearKind. Layers that read the same X share its quantized copy when their
-  // recipes are equal; otherwise each recipe has its own.
+  // recipes are equal; otherwise each recipe has its own. What `recompute` drops lies in memory
+  // that the blocks share: the views of it, and the operands of `recomputed`, which is borrowed and
+  // grows as needed. The last block's are still there when backward begins.
   TransformerBlock(LinearWorkspace* workspace, const ModelConfig& model,
                    const std::array<LinearRecipe, kLinearKinds>& recipes, int64_t layer,
-                   Parameters* parameters, const BlockViews& views);
+                   Parameters* parameters, const BlockViews& views, const Recompute& recompute,
+                   RecomputedInputs* recomputed);
 
   // Reads views.input; writes `output` (T, D), which may be the next block's input.
   Status Forward(const BlockPass& pass, TensorView output);
@@ -82,6 +92,7 @@ class TransformerBlock {
   QuantizedLinear& linear(BlockParameter which);
   TensorView weight(BlockParameter which) const;
   TensorView gradient(BlockParameter which) const;
+  static bool MakesAgain(const Recompute& recompute, Input source);
   // Quantizes x for every layer that reads it.
   Status SetInputs(const BlockPass& pass, Input source, ConstTensorView x);
   LinearInput& input_of(BlockParameter which);
@@ -90,13 +101,22 @@ class TransformerBlock {
                          TensorView dx, bool accumulate_dx);
   RopeParams Rope(const BlockPass& pass, int64_t heads) const;
   AttentionParams Attention(const BlockPass& pass) const;
+  // The parts of the forward pass, in order; each reads what the one before left.
+  Status FormAttentionIn(const BlockPass& pass);
+  Status FormAttention(const BlockPass& pass);
+  Status FormMiddle(const BlockPass& pass);
+  Status FormMlpIn(const BlockPass& pass);
+  Status FormGateUp(const BlockPass& pass);
+  Status FormMlpHidden(const BlockPass& pass);
   Status MlpBackward(const BlockPass& pass, const GradientViews& gradients);
+  Status AttentionBackward(const BlockPass& pass, const GradientViews& gradients);
 
   Backend& backend_;
   ModelConfig model_;
   int64_t layer_;
   Parameters& parameters_;
   BlockViews views_;
+  Recompute recompute_;  // in this block's backward
   // The first recipe of each Input, in order; then further ones, where layers differ.
   std::vector<LinearInput> inputs_;
   std::vector<Input> input_sources_;                // of inputs_

@@ -16,54 +16,83 @@ void ExpectWithin(int64_t estimate, int64_t measured, const std::string& what) {
       << what;
 }
 
+ModelConfig NarrowModel() {
+  ModelConfig model;
+  model.vocab_size = 1024;
+  model.hidden_size = 64;
+  model.intermediate_size = 176;
+  model.layers = 4;
+  model.heads = 4;
+  model.kv_heads = 2;
+  return model;
+}
+
+ModelConfig WideTiedModel() {
+  ModelConfig model = NarrowModel();
+  model.hidden_size = 192;
+  model.intermediate_size = 384;
+  model.layers = 2;
+  model.kv_heads = 4;
+  model.tied_embeddings = true;
+  return model;
+}
+
+// One update under `config`, whose estimate it must meet.
+void ExpectEstimateHolds(const RunConfig& config, const Recipe& recipe, const std::string& what) {
+  const int64_t sequences = config.schedule.micro_batch;
+  const auto tokens = static_cast<size_t>(sequences * config.data.seq_len);
+  const RunEstimate estimate = EstimateRun(config, recipe).value();
+  const auto backend = TestBackend();
+  auto parameters = Parameters::Create(backend.get(), config.model, true, recipe.state).value();
+  ASSERT_TRUE(parameters.Initialise(config.model, 1).ok());
+  auto trained =
+      Model::Create(backend.get(), &parameters,
+                    {config.model, recipe, sequences, config.data.seq_len, config.memory.recompute})
+          .value();
+  const auto ids = TestTokens(static_cast<int64_t>(tokens) + 1, 1024, 3);
+  const std::span<const int32_t> all(ids);
+  ASSERT_TRUE(trained->ForwardBackward({}, {all.first(tokens), all.last(tokens)}, 0.01f).ok());
+  ASSERT_TRUE(ApplyAdamW(*backend, {}, 1, 1e-3, 1.0, &parameters).ok());
+
+  const MemoryBytes measured = MeasureMemory(*backend, *trained, parameters);
+  EXPECT_EQ(estimate.parameters, parameters.count());
+  EXPECT_EQ(estimate.memory.weights, measured.weights) << what;
+  EXPECT_EQ(estimate.memory.gradients, measured.gradients) << what;
+  EXPECT_EQ(estimate.memory.optimizer, measured.optimizer) << what;
+  ExpectWithin(estimate.memory.activations, measured.activations, what + ": activations");
+  ExpectWithin(estimate.memory.quantized, measured.quantized, what + ": quantized");
+  ExpectWithin(estimate.memory.total(), backend->peak_allocated_bytes(), what + ": total");
+}
+
+RunConfig OneStep(const ModelConfig& model) {
+  RunConfig config;
+  config.model = model;
+  config.data.seq_len = 128;
+  config.schedule.micro_batch = config.schedule.global_batch = 16;
+  config.schedule.steps = 1;
+  return config;
+}
+
 TEST(Estimate, MemoryByClassIsWithinFivePercentOfTheMeasuredPeak) {
-  ModelConfig narrow;
-  narrow.vocab_size = 1024;
-  narrow.hidden_size = 64;
-  narrow.intermediate_size = 176;
-  narrow.layers = 4;
-  narrow.heads = 4;
-  narrow.kv_heads = 2;
-  ModelConfig wide = narrow;
-  wide.hidden_size = 192;
-  wide.intermediate_size = 384;
-  wide.layers = 2;
-  wide.kv_heads = 4;
-  wide.tied_embeddings = true;
-  for (const ModelConfig& model : {narrow, wide}) {
+  for (const ModelConfig& model : {NarrowModel(), WideTiedModel()}) {
     for (const std::string recipe_name :
          {"fp4_ms_paper", "bf16", "te_fp8_current", "fp8_lm", "fp32", "fp4_fold4", "te_mxfp8",
           "mxfp4_plain", "nvfp4_te", "quartet", "tetrajet2", "fp4_allway"}) {
-      RunConfig config;
-      config.model = model;
-      config.data.seq_len = 128;
-      config.schedule.micro_batch = config.schedule.global_batch = 16;
-      config.schedule.steps = 1;
       const Recipe recipe = FindRecipe(recipe_name).value();
       if (!CheckRecipeFits(model, recipe, 16 * 128).ok()) continue;
-      const RunEstimate estimate = EstimateRun(config, recipe).value();
+      ExpectEstimateHolds(OneStep(model), recipe,
+                          recipe_name + ", hidden " + std::to_string(model.hidden_size));
+    }
+  }
+}
 
-      const auto backend = TestBackend();
-      auto parameters = Parameters::Create(backend.get(), model, true, recipe.state).value();
-      ASSERT_TRUE(parameters.Initialise(model, 1).ok());
-      auto trained =
-          Model::Create(backend.get(), &parameters, {model, recipe, 16, config.data.seq_len})
-              .value();
-      const auto tokens = TestTokens(16 * 128 + 1, 1024, 3);
-      const std::span<const int32_t> all(tokens);
-      ASSERT_TRUE(
-          trained->ForwardBackward({}, {all.first(16 * 128), all.last(16 * 128)}, 0.01f).ok());
-      ASSERT_TRUE(ApplyAdamW(*backend, {}, 1, 1e-3, 1.0, &parameters).ok());
-
-      const MemoryBytes measured = MeasureMemory(*backend, *trained, parameters);
-      const std::string what = recipe_name + ", hidden " + std::to_string(model.hidden_size);
-      EXPECT_EQ(estimate.parameters, parameters.count());
-      EXPECT_EQ(estimate.memory.weights, measured.weights) << what;
-      EXPECT_EQ(estimate.memory.gradients, measured.gradients) << what;
-      EXPECT_EQ(estimate.memory.optimizer, measured.optimizer) << what;
-      ExpectWithin(estimate.memory.activations, measured.activations, what + ": activations");
-      ExpectWithin(estimate.memory.quantized, measured.quantized, what + ": quantized");
-      ExpectWithin(estimate.memory.total(), backend->peak_allocated_bytes(), what + ": total");
+TEST(Estimate, CountsWhatIsRecomputed) {
+  RunConfig config = OneStep(WideTiedModel());
+  config.model.layers = 3;
+  for (const std::string recipe_name : {"bf16", "fp4_foldi8", "te_fp8_delayed", "nvfp4_te"}) {
+    for (const std::string choice : {"swiglu", "norm", "ffn", "attention", "block"}) {
+      config.memory.recompute = ParseRecompute(choice).value();
+      ExpectEstimateHolds(config, FindRecipe(recipe_name).value(), recipe_name + ", " + choice);
     }
   }
 }

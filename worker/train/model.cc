@@ -32,7 +32,8 @@ Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* param
     }
   }
   std::unique_ptr<Model> model(new Model(backend, parameters, options));
-  model->plan_ = PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len);
+  model->plan_ = PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len,
+                             options.recompute);
   const Status reserved = model->arena_.Reserve(*backend, model->plan_.arena_bytes);
   if (!reserved.ok()) {
     return reserved.WithContext(StrFormat(
@@ -76,6 +77,7 @@ void Model::SetStage(int stage) {
   const auto view = [&](const PlannedBuffer& b) { return ViewOf(b); };
   const int layers = static_cast<int>(options_.model.layers);
   blocks_.clear();
+  for (auto& operands : recomputed_) operands.clear();
   blocks_.reserve(plan_.blocks.size());
   for (int layer = 0; layer < layers; ++layer) {
     const BlockBuffers& b = plan_.blocks[static_cast<size_t>(layer)];
@@ -89,7 +91,8 @@ void Model::SetStage(int stage) {
       recipes[kind] =
           options_.recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage);
     }
-    blocks_.emplace_back(&workspace_, options_.model, recipes, layer, &parameters_, views);
+    blocks_.emplace_back(&workspace_, options_.model, recipes, layer, &parameters_, views,
+                         options_.recompute, &recomputed_);
   }
 }
 

@@ -39,6 +39,7 @@ class Model {
     Recipe recipe;
     int64_t sequences = 1;  // of a micro-batch
     int64_t seq_len = 1;
+    Recompute recompute = {};  // memory and time only: results are the same bits
   };
 
   // Allocates the arena. RESOURCE_EXHAUSTED when the backend has no memory left.
@@ -102,6 +103,7 @@ class Model {
   Buffer arena_;
   BufferPlan plan_;
   int stage_ = -1;
+  RecomputedInputs recomputed_;
   std::vector<TransformerBlock> blocks_;
   uint64_t weight_version_ = 1;
   TensorView ids_, targets_, output_, output_rstd_, head_in_, logits_, losses_;

@@ -134,7 +134,8 @@ TrainingRun::MaybeEnd TrainingRun::CheckMemory() const {
                                       ", optimizer " + text(m.optimizer) + ", activations " +
                                       text(m.activations) + ", quantized copies " +
                                       text(m.quantized) + "), this host has " + text(limit) +
-                                      "; a smaller schedule.microBatch or data.seqLen needs less"};
+                                      "; a smaller schedule.microBatch or data.seqLen needs less, "
+                                      "and memory.recompute trades time for memory"};
 }
 
 TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
@@ -159,7 +160,7 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   if (!parameters.ok()) return EndOf(parameters.status().WithContext("parameters"));
   parameters_.emplace(*std::move(parameters));
   const Model::Options model_options = {config_.model, recipe_, config_.schedule.micro_batch,
-                                        config_.data.seq_len};
+                                        config_.data.seq_len, config_.memory.recompute};
   Result<std::unique_ptr<Model>> model =
       Model::Create(backend_.get(), &*parameters_, model_options);
   if (!model.ok()) return EndOf(model.status());
