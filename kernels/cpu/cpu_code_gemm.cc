@@ -3,6 +3,7 @@
 // GEMM on integer codes: the description of the operands, their scales, then one of two paths.
 #include "kernels/cpu/codes/gemm.h"
 #include "kernels/cpu/codes/operand.h"
+#include "kernels/cpu/codes/outliers.h"
 #include "kernels/cpu/codes/reference.h"
 #include "kernels/cpu/cpu_backend.h"
 
@@ -40,6 +41,7 @@ Status CpuBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quanti
                                  const QuantizedTensor& b, TensorView out) {
   ASSIGN_OR_RETURN(codes::CodeGemm gemm, codes::DescribeCodeGemm(params, a, b, out));
   if (out.size() == 0) return OkStatus();
+  if (params.path == Support::kFast && gemm.depth > 0) codes::SplitOutliers(code_kernels_, &gemm);
   RETURN_IF_ERROR(WriteCodeScales(&gemm));
   const codes::Variant* variant = codes::ChooseVariant(code_kernels_, gemm);
   if (params.path != Support::kFast || variant == nullptr || gemm.depth == 0) {

@@ -32,6 +32,7 @@ struct Spec {
   Outer outer = Outer::kTensor;
   int wide_max = QuantizedTensor::kWideLimit;  // of wide codes, as the tensor tells
   bool all_wide = false;                       // every code is one, as large as that
+  uint32_t rarity = 17;                        // two of so many codes are outliers
 };
 
 // A quantized operand made by hand, and what it means.
@@ -96,7 +97,7 @@ void FillOutliers(Backend& backend, const Spec& spec, uint32_t stream, Operand* 
   for (int64_t i = 0; i < x.rows * x.cols; ++i) {
     if (i % x.cols == 0) offsets[i / x.cols] = static_cast<int32_t>(x.residual_count);
     const uint32_t word = Draw(stream + 100, i);
-    if (word % 17 > 1 && !spec.all_wide) continue;
+    if (word % spec.rarity > 1 && !spec.all_wide) continue;
     const size_t at = static_cast<size_t>(i);
     columns[x.residual_count] = static_cast<int32_t>(i % x.cols);
     if (spec.outliers == Outliers::kWide) {
@@ -393,6 +394,27 @@ TEST_P(CodeGemm, WideCodesUpToEveryBoundOfTheKernelsStayExact) {
           runner_->Check(c, 5, 17, 31);
         }
         runner_->Check({left, right}, 9, 33, 2801);  // several blocks of depth
+      }
+    }
+  }
+}
+
+TEST_P(CodeGemm, RareWideOutliersCountWithTheirFullCode) {
+  Spec rare, integers;
+  rare.outliers = Outliers::kWide;
+  integers.elem = Elem::kInt8;
+  for (const Pattern pattern : {Pattern::kRandom, Pattern::kAlternating}) {
+    rare.pattern = integers.pattern = pattern;
+    for (const auto& [left, right] : {std::pair(rare, Spec()), std::pair(Spec(), rare),
+                                      std::pair(rare, integers), std::pair(integers, rare)}) {
+      for (Case c : Products(left, right)) {
+        const bool bytes = left.elem == Elem::kInt8 || right.elem == Elem::kInt8;
+        c.left.rarity = c.right.rarity = bytes ? 101 : 601;
+        c.fold_b = pattern == Pattern::kRandom;
+        CheckAll(c);
+        c.accumulate = true;
+        runner_->Check(c, 131, 301, 70);  // several blocks, panels beside each other and left over
+        runner_->Check(c, 37, 50, 2801);  // several blocks of depth
       }
     }
   }

@@ -92,6 +92,9 @@ constexpr int kMixedSteps = 5;
   if (!last || args.finish == nullptr) return Put(tile, sums);
   const FinishArgs& f = *args.finish;
   const int row = i / 2, col = i % 2 * 8;
+  if (f.outlier_sums != nullptr) {
+    sums = _mm256_add_epi32(sums, Load(f.outlier_sums + row * f.correction_stride + col));
+  }
   __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(f.left_scale[row]));
   if (f.correction != nullptr) {
     y = _mm256_add_ps(y, _mm256_loadu_ps(f.correction + row * f.correction_stride + col));
@@ -329,6 +332,39 @@ void WordsGroupTile(const GroupTileArgs& args) {
   }
 }
 
+// Panels [first, first + panels). Any byte times any other, one product to a 16-bit lane.
+template <int panels>
+void OutlierPanels(const OutlierArgs& args, int64_t first) {
+  const int64_t stride = args.layout.order == PanelOrder::kQuads ? 32 : 64;
+  const int64_t panel_bytes = args.panel_bytes;
+  const uint8_t* panel = args.panel + first * panel_bytes;
+  int32_t* out = args.sums + first * kCols;
+  int64_t r = args.offsets[0];
+  for (int64_t row = 0; row < args.rows; ++row, out += args.panels * kCols) {
+    const int64_t end = args.offsets[row + 1];
+    __m256i sums[2 * panels];
+    Unroll<2 * panels>([&](auto v) NIBBLE_INLINE_LAMBDA { sums[v] = _mm256_setzero_si256(); });
+    for (; r < end; ++r) {
+      const CodeOutlier& o = args.outliers[r];
+      const __m256i magnitude = _mm256_set1_epi32(static_cast<int>(o.magnitude));
+      const __m256i sign = _mm256_set1_epi32(static_cast<int>(o.sign));
+      const uint8_t* cells = panel + o.cell;
+      Unroll<2 * panels>([&](auto v) NIBBLE_INLINE_LAMBDA {
+        const __m256i codes = Load(cells + v / 2 * panel_bytes + v % 2 * stride);
+        const __m256i product = _mm256_maddubs_epi16(magnitude, codes);
+        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(product, sign));
+      });
+    }
+    Unroll<2 * panels>([&](auto v) NIBBLE_INLINE_LAMBDA { Put(out + v * 8, sums[v]); });
+  }
+}
+
+void OutlierSums(const OutlierArgs& args) {
+  int64_t first = 0;
+  for (; first + 4 <= args.panels; first += 4) OutlierPanels<4>(args, first);
+  for (; first < args.panels; ++first) OutlierPanels<1>(args, first);
+}
+
 constexpr PanelLayout kQuadsLeft{PanelOrder::kQuads, kRows, 0};
 constexpr PanelLayout kQuadsRight{PanelOrder::kQuads, kCols, 0};
 constexpr PanelLayout kOffsetLeft{PanelOrder::kQuads, kRows, kOffset};
@@ -381,7 +417,8 @@ constexpr KernelSet kSet{"avx2",
                          ScatterAcrossAvx2,
                          FinishTile<int32_t, kRows, kCols>,
                          FinishTile<float, kRows, kCols>,
-                         CorrectVectors<Words8, Codes8, ShiftCells<Words8>, 2, 4>};
+                         CorrectVectors<Words8, Codes8, ShiftCells<Words8>, 2, 4>,
+                         OutlierSums};
 
 }  // namespace
 

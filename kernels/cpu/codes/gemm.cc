@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/codes/outliers.h"
+
 namespace nibble::cpu::codes {
 namespace {
 
@@ -41,11 +43,28 @@ Plan PlanOf(const Variant& variant, const CodeGemm& gemm, const PackedCodes& lef
   return plan;
 }
 
+// Results of a transposed product: rows of the tile are columns of the result.
+void FinishTransposed(const int32_t* tile, const FinishArgs& args) {
+  float results[kMaxLeftLanes][kMaxRightLanes];
+  for (int64_t i = 0; i < args.rows; ++i) {
+    const int32_t* in = tile + i * args.stride;
+    for (int64_t j = 0; j < args.cols; ++j) {
+      results[i][j] = static_cast<float>(in[j]) * args.right_scale[j] * args.left_scale[i];
+    }
+  }
+  for (int64_t j = 0; j < args.cols; ++j) {
+    float* out = args.out + j * args.out_stride;
+    for (int64_t i = 0; i < args.rows; ++i) {
+      out[i] = args.accumulate ? out[i] + results[i][j] : results[i][j];
+    }
+  }
+}
+
 class Multiplication {
  public:
   Multiplication(const KernelSet& kernels, const Variant& variant, const CodeGemm& gemm,
                  const PackedCodes& left, const PackedCodes& right, const Plan& plan,
-                 const float* residual, const int32_t* cells)
+                 const float* residual, const int32_t* cells, const PlacedOutliers& outliers)
       : kernels_(kernels),
         variant_(variant),
         gemm_(gemm),
@@ -53,7 +72,8 @@ class Multiplication {
         right_(right),
         plan_(plan),
         residual_(residual),
-        cells_(cells) {}
+        cells_(cells),
+        outliers_(outliers) {}
 
   // `tiles`: the task's sums, one tile after the other. `correction`: its (rows, columns) of c.
   void RunTask(int64_t task, int32_t* tiles, float* correction) const {
@@ -67,6 +87,10 @@ class Multiplication {
     const bool keep = plan_.depth_block < left_.depth;
     const int64_t width = (last_right - first_right) * right_.lanes;
     if (gemm_.sparse) Correct(first_left, last_left, first_right, last_right, correction);
+    if (gemm_.split) {
+      SumOutliers(first_left, last_left, first_right, last_right,
+                  reinterpret_cast<int32_t*>(correction));
+    }
     for (int64_t k = 0; k < left_.depth; k += plan_.depth_block) {
       const int64_t depth = std::min(plan_.depth_block, left_.depth - k);
       const bool last = k + depth == left_.depth;
@@ -77,7 +101,7 @@ class Multiplication {
           const FinishArgs finish =
               Finishing(i, j, correction + at + (j - first_right) * right_.lanes, width);
           const bool whole = finish.rows == left_.lanes && finish.cols == right_.lanes;
-          const bool at_once = last && whole && variant_.finishes;
+          const bool at_once = last && whole && variant_.finishes && !gemm_.transposed;
           RunTile(i, j, k, depth, tile, at_once ? &finish : nullptr);
           if (last && !at_once) FinishTile(tile, finish);
           if (keep) tile += tile_size;
@@ -118,21 +142,36 @@ class Multiplication {
     args.left_scale = gemm_.left_scale + row;
     args.right_scale = gemm_.right_scale + col;
     args.accumulate = gemm_.accumulate;
-    args.out = gemm_.out + row * gemm_.cols + col;
-    args.out_stride = gemm_.cols;
-    if (gemm_.sparse) {
-      args.correction = correction;
-      args.correction_stride = correction_stride;
-    }
+    args.out_stride = gemm_.transposed ? gemm_.rows : gemm_.cols;
+    args.out =
+        gemm_.out + (gemm_.transposed ? col * args.out_stride + row : row * args.out_stride + col);
+    args.correction_stride = correction_stride;
+    if (gemm_.sparse) args.correction = correction;
+    if (gemm_.split) args.outlier_sums = reinterpret_cast<const int32_t*>(correction);
     return args;
   }
 
-  void FinishTile(const int32_t* tile, const FinishArgs& args) const {
+  void FinishTile(int32_t* tile, const FinishArgs& args) const {
     if (variant_.group_tile != nullptr) {
-      kernels_.finish_groups(reinterpret_cast<const float*>(tile), args);
-    } else {
-      kernels_.finish(tile, args);
+      return kernels_.finish_groups(reinterpret_cast<const float*>(tile), args);
     }
+    if (args.outlier_sums != nullptr) {
+      for (int64_t i = 0; i < args.rows; ++i) {
+        const int32_t* sums = args.outlier_sums + i * args.correction_stride;
+        for (int64_t j = 0; j < args.cols; ++j) tile[i * args.stride + j] += sums[j];
+      }
+    }
+    if (gemm_.transposed) return FinishTransposed(tile, args);
+    kernels_.finish(tile, args);
+  }
+
+  // The same range as Correct's, of a split operand.
+  void SumOutliers(int64_t first_left, int64_t last_left, int64_t first_right, int64_t last_right,
+                   int32_t* sums) const {
+    const int64_t row = first_left * left_.lanes;
+    kernels_.outlier_sums({right_.panel(first_right), right_.panel_bytes, last_right - first_right,
+                           variant_.right, std::min(last_left * left_.lanes, gemm_.rows) - row,
+                           outliers_.offsets + row, outliers_.outliers, sums});
   }
 
   // c of left panels [first_left, last_left) against right panels [first_right, last_right).
@@ -165,6 +204,7 @@ class Multiplication {
   const Plan& plan_;
   const float* residual_;  // decoded outliers
   const int32_t* cells_;   // where they meet the right panels
+  PlacedOutliers outliers_;
 };
 
 }  // namespace
@@ -193,7 +233,7 @@ Status MultiplyCodes(Backend& backend, ThreadPool& pool, const KernelSet& kernel
   const Plan plan = PlanOf(variant, gemm, left, right);
   const int64_t tile_bytes = int64_t{left.lanes} * right.lanes * 4;
   const int64_t sums = tile_bytes * plan.left_panels * plan.right_panels;
-  const int64_t per_thread = gemm.sparse ? 2 * sums : sums;
+  const int64_t per_thread = gemm.sparse || gemm.split ? 2 * sums : sums;
   RETURN_IF_ERROR(workspace->scratch.Reserve(backend, per_thread * pool.threads()));
   float* residual = nullptr;
   int32_t* cells = nullptr;
@@ -210,7 +250,12 @@ Status MultiplyCodes(Backend& backend, ThreadPool& pool, const KernelSet& kernel
       }
     });
   }
-  const Multiplication work(kernels, variant, gemm, left, right, plan, residual, cells);
+  PlacedOutliers outliers;
+  if (gemm.split) {
+    ASSIGN_OR_RETURN(outliers,
+                     PlaceOutliers(backend, pool, gemm, variant.right, &workspace->residual));
+  }
+  const Multiplication work(kernels, variant, gemm, left, right, plan, residual, cells, outliers);
   uint8_t* scratch = static_cast<uint8_t*>(workspace->scratch.data());
   pool.Run(plan.tasks_left * plan.tasks_right, [&](int64_t task, int worker) {
     uint8_t* mine = scratch + worker * per_thread;

@@ -38,7 +38,7 @@ struct PackedCodes {
 struct FastWorkspace {
   PackedCodes left, right;
   Buffer scratch;   // per thread
-  Buffer residual;  // decoded outliers, then their places
+  Buffer residual;  // decoded outliers, then their places; split ones as PlaceOutliers left them
   int64_t size_bytes() const;
 };
 

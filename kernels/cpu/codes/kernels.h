@@ -87,6 +87,7 @@ struct FinishArgs {
   const float* right_scale;
   const float* correction;  // (rows, correction_stride) or nullptr
   int64_t correction_stride;
+  const int32_t* outlier_sums;  // (rows, correction_stride) to be added to the tile, or nullptr
   bool accumulate;
   float* out;
   int64_t out_stride;
@@ -108,6 +109,26 @@ struct CorrectionArgs {
   int64_t factor_stride;
   int64_t group;
   float* c;  // (rows, panels * lanes), overwritten
+};
+
+// What an outlier exceeds its plain code by, and the right codes that it meets.
+struct CodeOutlier {
+  int32_t cell;        // layout.At(k, 0) of the four bytes that hold k
+  uint32_t magnitude;  // in the byte of k
+  uint32_t sign;       // +-1 in both 16-bit halves
+};
+
+// Sums of outliers times right codes for rows of the left operand against right panels side by
+// side, in layouts of four-byte cells without offset.
+struct OutlierArgs {
+  const uint8_t* panel;  // the first
+  int64_t panel_bytes;
+  int64_t panels;
+  PanelLayout layout;
+  int64_t rows;
+  const int32_t* offsets;  // (rows + 1), into the outliers
+  const CodeOutlier* outliers;
+  int32_t* sums;  // (rows, panels * lanes), overwritten
 };
 
 // A way to form the sums, for codes up to a bound on each side.
@@ -146,6 +167,8 @@ struct KernelSet {
   void (*finish)(const int32_t* tile, const FinishArgs& args);
   void (*finish_groups)(const float* tile, const FinishArgs& args);
   void (*correct)(const CorrectionArgs& args);
+  // nullptr: wide outliers always enter the codes.
+  void (*outlier_sums)(const OutlierArgs& args) = nullptr;
 };
 
 // Sets of this build; those of another architecture do not exist.

@@ -53,7 +53,9 @@ struct CodeGemm {
   CodeOperand left, right;
   int64_t rows = 0, cols = 0, depth = 0;
   int group = 0;
-  bool sparse = false;  // the left operand has a kE4M3 or kBf16 residual
+  bool sparse = false;      // the left operand has a kE4M3 or kBf16 residual
+  bool split = false;       // the left operand's wide residual is not in its codes (outliers.h)
+  bool transposed = false;  // operands changed places: out is (cols, rows), right scales come first
   bool accumulate = false;
   float* out = nullptr;
   // Filled by the caller from WriteOuterScales and WriteGroupScales.
