@@ -75,49 +75,46 @@ NIBBLE_AVX2 __m256 Scaled8(const float* x, const float* columns, __m256 row) {
   const __m256 factor = _mm256_mul_ps(_mm256_loadu_ps(columns), row);
   return _mm256_mul_ps(_mm256_castsi256_ps(rounded), factor);
 }
-// place + 1 - draw.
-NIBBLE_AVX2 __m256 Draw8(__m256 place_and_one, const uint32_t* words) {
-  const __m256i word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-  const __m256 draw = _mm256_cvtepi32_ps(_mm256_srli_epi32(word, 8));
-  return _mm256_fnmadd_ps(draw, _mm256_set1_ps(0x1p-24f), place_and_one);
-}
-// Lanes of all ones where the rounding is undecided, x or y not a number.
-NIBBLE_AVX2 __m256 Doubt8(__m256 sum, const float* x, __m256 y, float doubt) {
-  const __m256 whole = _mm256_round_ps(sum, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m256 distance = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_sub_ps(sum, whole));
-  const __m256 value = _mm256_loadu_ps(x);
-  return _mm256_or_ps(_mm256_cmp_ps(distance, _mm256_set1_ps(doubt), _CMP_LT_OQ),
-                      _mm256_cmp_ps(value, y, _CMP_UNORD_Q));
-}
-
-// What eight E2M1 codes after another leave undecided: the least distance of 2^24 (p + 1 - draw)
-// from a multiple of 2^24, and whether an x was no number.
-struct E2M1Doubt {
+// What the codes of one lane after another leave undecided: the least distance, with the doubt
+// added and 8 bits up, of 2^24 (p + 1 - draw) from a multiple of 2^24; whether an x was no number.
+struct Undecided8 {
   __m256i least;
   __m256 nan;
 };
 constexpr int kE2M1Doubt24 = static_cast<int>(kE2M1Doubt * 0x1p24f);
+constexpr int kInt8Doubt24 = static_cast<int>(kInt8Doubt * 0x1p24f);
 
-// p + 1 in units of 2^-24 is a whole number, its product with a power of two as exact as itself;
-// from there on the sum is exact.
+// floor(p + 1 - draw) from 2^24 p, a whole number, which its conversion and all that follows keep
+// exact. The doubt is left in the sum: it changes undecided codes only.
+NIBBLE_AVX2 __m256i Floor8(__m256 place24, const float* x, const uint32_t* words, int doubt24,
+                           Undecided8* undecided) {
+  const __m256i word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+  const __m256i rest = _mm256_sub_epi32(_mm256_cvtps_epi32(place24), _mm256_srli_epi32(word, 8));
+  const __m256i sum = _mm256_add_epi32(rest, _mm256_set1_epi32((1 << 24) + doubt24));
+  undecided->least = _mm256_min_epu32(undecided->least, _mm256_slli_epi32(sum, 8));
+  undecided->nan = _mm256_fmadd_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), undecided->nan);
+  return _mm256_srli_epi32(sum, 24);
+}
+NIBBLE_AVX2 bool Decided(const Undecided8& undecided, int doubt24) {
+  const __m256i limit = _mm256_set1_epi32(doubt24 << 9);
+  const __m256i near = _mm256_cmpeq_epi32(_mm256_max_epu32(undecided.least, limit), limit);
+  const __m256 nan = _mm256_cmp_ps(undecided.nan, undecided.nan, _CMP_UNORD_Q);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_castsi256_ps(near), nan)) == 0;
+}
+
 NIBBLE_AVX2 __m256i E2M1Eight(const float* x, const float* columns, __m256 rows,
-                              const uint32_t* words, E2M1Doubt* doubt) {
+                              const uint32_t* words, Undecided8* undecided) {
   const __m256 y = Scaled8(x, columns, rows);
   const __m256 a =
       _mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), y), _mm256_set1_ps(kE2M1Max));
-  const __m256 low = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p25f), _mm256_set1_ps(0x1p24f));
-  const __m256 middle = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p24f), _mm256_set1_ps(3 * 0x1p24f));
-  const __m256 high = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p23f), _mm256_set1_ps(5 * 0x1p24f));
-  const __m256i place = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_min_ps(low, middle), high));
-  const __m256i word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-  const __m256i sum = _mm256_sub_epi32(place, _mm256_srli_epi32(word, 8));
-  // A sum within the doubt of a multiple has small lower 24 bits when the doubt is added.
-  const __m256i past = _mm256_add_epi32(sum, _mm256_set1_epi32(kE2M1Doubt24));
-  doubt->least = _mm256_min_epu32(doubt->least, _mm256_slli_epi32(past, 8));
-  doubt->nan = _mm256_fmadd_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), doubt->nan);
+  const __m256 low = _mm256_mul_ps(a, _mm256_set1_ps(0x1p25f));
+  const __m256 middle = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p24f), _mm256_set1_ps(0x1p25f));
+  const __m256 high = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p23f), _mm256_set1_ps(0x1p26f));
+  const __m256 place = _mm256_min_ps(_mm256_min_ps(low, middle), high);
+  const __m256i magnitude = Floor8(place, x, words, kE2M1Doubt24, undecided);
   const __m256i sign =
       _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(y), 28), _mm256_set1_epi32(8));
-  return _mm256_or_si256(_mm256_srli_epi32(sum, 24), sign);
+  return _mm256_or_si256(magnitude, sign);
 }
 
 // The codes of 32 elements, two to a byte.
@@ -135,50 +132,63 @@ __attribute__((target("avx2,fma"))) bool E2M1Avx2(const float* x, const float* c
                                                   const uint32_t* words, uint8_t* codes,
                                                   int64_t n) {
   const __m256 rows = _mm256_set1_ps(row);
-  E2M1Doubt doubt = {_mm256_set1_epi32(-1), _mm256_setzero_ps()};
+  Undecided8 undecided = {_mm256_set1_epi32(-1), _mm256_setzero_ps()};
   int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
     __m256i c[4];
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
-      c[v] = E2M1Eight(x + i + 8 * v, columns + i + 8 * v, rows, words + i + 8 * v, &doubt);
+      c[v] = E2M1Eight(x + i + 8 * v, columns + i + 8 * v, rows, words + i + 8 * v, &undecided);
     }
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i / 2), PackE2M1(c[0], c[1], c[2], c[3]));
   }
   const __m256i none = _mm256_setzero_si256();
   for (; i < n; i += 8) {
-    const __m256i code = E2M1Eight(x + i, columns + i, rows, words + i, &doubt);
+    const __m256i code = E2M1Eight(x + i, columns + i, rows, words + i, &undecided);
     const int32_t bytes = _mm_cvtsi128_si32(PackE2M1(code, none, none, none));
     std::memcpy(codes + i / 2, &bytes, sizeof(bytes));
   }
-  // 2 * kE2M1Doubt24 << 8, unsigned.
-  const __m256i limit = _mm256_set1_epi32(kE2M1Doubt24 << 9);
-  const __m256i near = _mm256_cmpeq_epi32(_mm256_max_epu32(doubt.least, limit), limit);
-  const __m256 nan = _mm256_cmp_ps(doubt.nan, doubt.nan, _CMP_UNORD_Q);
-  return _mm256_movemask_ps(_mm256_or_ps(_mm256_castsi256_ps(near), nan)) == 0;
+  return Decided(undecided, kE2M1Doubt24);
+}
+
+NIBBLE_AVX2 __m256i Int8Eight(const float* x, const float* columns, __m256 rows,
+                              const uint32_t* words, Undecided8* undecided) {
+  const __m256 y = Scaled8(x, columns, rows);
+  const __m256 a =
+      _mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), y), _mm256_set1_ps(kInt8Max));
+  const __m256i magnitude =
+      Floor8(_mm256_mul_ps(a, _mm256_set1_ps(0x1p24f)), x, words, kInt8Doubt24, undecided);
+  const __m256i negative = _mm256_srai_epi32(_mm256_castps_si256(y), 31);
+  return _mm256_sub_epi32(_mm256_xor_si256(magnitude, negative), negative);
+}
+
+// The codes of 32 elements as bytes.
+NIBBLE_AVX2 __m256i PackInt8(__m256i c0, __m256i c1, __m256i c2, __m256i c3) {
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(c0, c1), _mm256_packs_epi32(c2, c3));
+  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 __attribute__((target("avx2,fma"))) bool Int8Avx2(const float* x, const float* columns, float row,
                                                   const uint32_t* words, uint8_t* codes,
                                                   int64_t n) {
-  const __m256 rows = _mm256_set1_ps(row), sign_bit = _mm256_set1_ps(-0.0f);
-  __m256 doubt = _mm256_setzero_ps();
-  const __m256i gather = _mm256_set1_epi64x(static_cast<int64_t>(0x0C080400u));
-  for (int64_t i = 0; i < n; i += 8) {
-    const __m256 y = Scaled8(x + i, columns + i, rows);
-    const __m256 a = _mm256_min_ps(_mm256_andnot_ps(sign_bit, y), _mm256_set1_ps(kInt8Max));
-    const __m256 sum = Draw8(_mm256_add_ps(a, _mm256_set1_ps(1.0f)), words + i);
-    doubt = _mm256_or_ps(doubt, Doubt8(sum, x + i, y, kInt8Doubt));
-    const __m256i negative = _mm256_srai_epi32(_mm256_castps_si256(y), 31);
-    const __m256i code =
-        _mm256_sub_epi32(_mm256_xor_si256(_mm256_cvttps_epi32(sum), negative), negative);
-    const __m256i packed = _mm256_shuffle_epi8(code, gather);
-    const auto first = static_cast<uint32_t>(_mm256_extract_epi32(packed, 0));
-    const auto second = static_cast<uint32_t>(_mm256_extract_epi32(packed, 4));
-    std::memcpy(codes + i, &first, sizeof(first));
-    std::memcpy(codes + i + 4, &second, sizeof(second));
+  const __m256 rows = _mm256_set1_ps(row);
+  Undecided8 undecided = {_mm256_set1_epi32(-1), _mm256_setzero_ps()};
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    __m256i c[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      c[v] = Int8Eight(x + i + 8 * v, columns + i + 8 * v, rows, words + i + 8 * v, &undecided);
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), PackInt8(c[0], c[1], c[2], c[3]));
   }
-  return _mm256_movemask_ps(doubt) == 0;
+  const __m256i none = _mm256_setzero_si256();
+  for (; i < n; i += 8) {
+    const __m256i code = Int8Eight(x + i, columns + i, rows, words + i, &undecided);
+    const __m256i bytes = PackInt8(code, none, none, none);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(codes + i), _mm256_castsi256_si128(bytes));
+  }
+  return Decided(undecided, kInt8Doubt24);
 }
 
 bool EncodeAvx2(Elem elem, const float* x, const float* columns, float row, const uint32_t* words,

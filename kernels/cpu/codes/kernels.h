@@ -87,10 +87,11 @@ struct FinishArgs {
   const float* right_scale;
   const float* correction;  // (rows, correction_stride) or nullptr
   int64_t correction_stride;
-  const int32_t* outlier_sums;  // (rows, correction_stride) to be added to the tile, or nullptr
   bool accumulate;
   float* out;
   int64_t out_stride;
+  // (rows, correction_stride), to be added to the tile.
+  const int32_t* outlier_sums = nullptr;
 };
 
 // c of operand.h for rows of the left operand against right panels side by side: the outliers of
