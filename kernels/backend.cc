@@ -99,6 +99,8 @@ Result<int64_t> Backend::ResetOscillating(float, ConstTensorView, ConstTensorVie
   return UnimplementedError("backend " + std::string(name()) + " has no ResetOscillating");
 }
 
+Status Backend::ReadCounters(QuantizedTensor*) { return OkStatus(); }
+
 Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_context,
                              const Quant& second, const QuantizeContext& second_context,
                              ConstTensorView x, QuantizedTensor* first_out,

@@ -270,6 +270,9 @@ class Backend {
                               const Quant& second, const QuantizeContext& second_context,
                               ConstTensorView x, QuantizedTensor* first_out,
                               QuantizedTensor* second_out);
+  // Fills residual_count, residual_enc and nonfinite_amax of a tensor that is still counting;
+  // waits.
+  virtual Status ReadCounters(QuantizedTensor* x);
   // decoded (R, C) from codes, scales and residual; equal bit for bit to Quantize's.
   // FAILED_PRECONDITION when the codes were not kept.
   virtual Status Dequantize(const QuantizedTensor& x, TensorView decoded) = 0;

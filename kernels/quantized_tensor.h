@@ -22,6 +22,13 @@ namespace nibble {
 // The axis a GEMM sums over, of a (rows, cols) matrix.
 enum class Axis : uint8_t { kCols, kRows };
 
+// What a Quantize counts, as it lies in the memory of a backend that does not wait for its device.
+struct QuantizeCounters {
+  int32_t residual_count = 0;
+  int32_t nonfinite_amax = 0;
+  float residual_enc = 1;
+};
+
 struct QuantizedTensor {
   int64_t rows = 0;
   int64_t cols = 0;
@@ -73,6 +80,11 @@ struct QuantizedTensor {
 
   // Scale groups whose amax was NaN or Inf in the last Quantize.
   int64_t nonfinite_amax = 0;
+
+  // Until Backend::ReadCounters, when counting: the numbers lie in `counters`, one
+  // QuantizeCounters; residual_count is the most there can be, nonfinite_amax 0, residual_enc 1.
+  Buffer counters;
+  bool counting = false;
 
   // Which stored elements share a scale. kOutputChannel is a row of W and, where the contraction
   // runs over the rows, a column of dY.

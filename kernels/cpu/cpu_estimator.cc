@@ -10,6 +10,7 @@
 #include "base/strings.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/group_scales.h"
+#include "kernels/estimator_rules.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/surrogates.h"
 
@@ -39,32 +40,6 @@ float MultiplierOf(const QuantizedTensor& x, bool divides, int64_t group) {
   return divides ? 1.0f / enc : enc;
 }
 
-float DerivativeOf(const WeightEstimator& estimator, float y) {
-  switch (estimator.kind) {
-    case Estimator::kSte:
-      return 1.0f;
-    case Estimator::kDge:
-      // MS-AMP's factor is BF16.
-      return estimator.extrapolate ? formats::RoundBf16(formats::DgeExtrapolated(
-                                         y, 1.0 / estimator.k, estimator.clip))
-                                   : formats::DgeDerivative(y, 1.0 / estimator.k, estimator.clip);
-    case Estimator::kPower:
-      return formats::PowerDerivative(y, 1.0 / estimator.k);
-    case Estimator::kSpline:
-      return formats::SplineDerivative(y);
-    case Estimator::kSigmoid:
-      return formats::SigmoidDerivative(y, estimator.temperature);
-  }
-  return 1.0f;
-}
-
-// enc = fl(6/amax) can carry the amax two roundings past 6: by the rule's meaning it is 6.
-float SnapToMax(float y) {
-  constexpr float kSnap = 6.0f * (1.0f + 0x1p-22f);
-  const float a = formats::Magnitude(y);
-  return a > formats::kE2M1Max && a <= kSnap ? formats::WithSignOf(formats::kE2M1Max, y) : y;
-}
-
 struct GroupMax {
   double derivative_sum = 0;  // sum of g_i (D_i w_i - Q(w_i))
   double weight_sum = 0;      // sum of softmax weights
@@ -92,7 +67,7 @@ Status CpuBackend::MaxGradientPart(const WeightEstimator& estimator, ConstTensor
         const int64_t group = GroupOf(quantized, row, col);
         const int64_t i = row * cols + col;
         const float w = formats::RoundBf16(weight.f32()[i]);
-        const float y = SnapToMax(w * MultiplierOf(quantized, false, group));
+        const float y = SnapToE2M1Max(w * MultiplierOf(quantized, false, group));
         body(groups[static_cast<size_t>(group)], i, w, y);
       }
     }
@@ -100,7 +75,7 @@ Status CpuBackend::MaxGradientPart(const WeightEstimator& estimator, ConstTensor
   for_all([&](GroupMax& group, int64_t i, float w, float y) {
     const double g = static_cast<double>(wgrad.f32()[i]);
     group.derivative_sum +=
-        g * (static_cast<double>(DerivativeOf(estimator, y)) * static_cast<double>(w) -
+        g * (static_cast<double>(EstimatorDerivative(estimator, y)) * static_cast<double>(w) -
              static_cast<double>(decoded.f32()[i]));
     const float a = formats::Magnitude(y);
     if (group.at < 0 || a > group.largest) {
@@ -158,8 +133,8 @@ Status CpuBackend::EstimateByGroups(const WeightEstimator& estimator, ConstTenso
           for (int64_t col = 0; col < cols; ++col) {
             const float enc = MultiplierOf(quantized, divides, GroupOf(quantized, row, col));
             const int64_t i = row * cols + col;
-            const float y = SnapToMax(formats::RoundBf16(weight.f32()[i]) * enc);
-            gradient.f32()[i] += wgrad.f32()[i] * DerivativeOf(estimator, y);
+            const float y = SnapToE2M1Max(formats::RoundBf16(weight.f32()[i]) * enc);
+            gradient.f32()[i] += wgrad.f32()[i] * EstimatorDerivative(estimator, y);
           }
         }
       });

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/group_rules.h"
 #include "kernels/quantized_tensor.h"
 #include "kernels/recipe/recipe.h"
 
@@ -32,14 +33,6 @@ void GridOfRun(Elem elem, const uint8_t* bytes, float* grid, int64_t n);
 void PackCodes(Elem elem, const uint8_t* bytes, uint8_t* packed, int64_t n);
 void UnpackCodes(Elem elem, const uint8_t* packed, uint8_t* bytes, int64_t n);
 
-// How the grid values of one scale group become numbers again.
-struct RunDecoder {
-  enum class Kind : uint8_t { kPlain, kDivide, kMultiply, kTwoLevel };
-  Kind kind = Kind::kPlain;
-  float scale = 1;  // enc of kDivide; fl(1/enc) of kMultiply; group scale of kTwoLevel
-  float outer = 1;
-  float divisor = 1;
-};
 void DecodeRun(const RunDecoder& decoder, const float* grid, float* decoded, int64_t n);
 
 // x rounded to BF16.

@@ -261,7 +261,7 @@ Status GroupQuantizer::SetOuters(const Call& call) {
     uint32_t bits = 0;
     for (int64_t g = 0; g < groups; ++g) bits = std::max(bits, AmaxBitsOf(statistics[g]));
     const float amax = HeldAmax(call.quant, call.context, formats::BitsFloat(bits));
-    scales[0] = OuterScaleOf(call.quant, amax);
+    scales[0] = OuterScaleOf(call.rule, amax);
   } else {
     const int64_t per_outer = 128 / shape_.extent;
     for (int64_t line = 0; line < shape_.lines; ++line) {
@@ -272,7 +272,7 @@ Status GroupQuantizer::SetOuters(const Call& call) {
           bits = std::max(bits, AmaxBitsOf(statistics[line * shape_.per_line + g]));
         }
         scales[line * shape_.outers_per_line + o] =
-            OuterScaleOf(call.quant, formats::BitsFloat(bits));
+            OuterScaleOf(call.rule, formats::BitsFloat(bits));
       }
     }
   }
@@ -306,8 +306,7 @@ Status GroupQuantizer::SetScales(const Call& call) {
   const formats::OuterScale* outers =
       static_cast<const formats::OuterScale*>(workspace_.outers.data());
   const formats::OuterScale none = {1.0f, 1.0f, 1.0f, 1.0f};
-  const bool drawn = quant.scale_round == ScaleRound::kStochastic && HasOuterScale(quant.scale) &&
-                     quant.scale != ScaleRule::kEden;
+  const bool drawn = call.rule.draws_scales();
   pool_.RunRanges(groups, kScalesPerChunk, [&](int64_t first, int64_t last, int) {
     for (int64_t g = first; g < last; ++g) {
       uint32_t word = 0;
@@ -317,8 +316,8 @@ Status GroupQuantizer::SetScales(const Call& call) {
               ? 0
               : shape_.Outer(g / shape_.per_line, g % shape_.per_line * shape_.extent);
       StoreScale(call, g,
-                 GroupScaleOf(quant, statistics[g], out->has_group_scale ? outers[o] : none,
-                              ElemMax(quant.elem), word, 1.0f));
+                 GroupScaleOf(call.rule, statistics[g], out->has_group_scale ? outers[o] : none,
+                              call.rule.element_max, word, 1.0f));
     }
   });
   if (!quant.alternatives.enabled()) return OkStatus();
@@ -342,7 +341,7 @@ float GroupQuantizer::AlternativeError(const Call& call, int64_t first_line, int
     for (int64_t at = first; at < last; at += kRun) {
       const int64_t n = std::min(kRun, last - at);
       Load(call, line, at, n, x);
-      ScaleRun(DividesByEnc(quant), scale.enc, x, grid, n);
+      ScaleRun(call.rule.divides(), scale.enc, x, grid, n);
       RoundRun(quant.elem, round, grid, nullptr, grid, n);
       DecodeRun(DecoderOf(quant.scale, true, scale, outers[shape_.Outer(line, at)],
                           call.out->outer_divisor),
@@ -379,7 +378,7 @@ void GroupQuantizer::ChooseAlternatives(const Call& call, int64_t first_line, in
     formats::GroupScale best = {};
     float smallest = 0;
     for (int candidate = 0; candidate < 2; ++candidate) {
-      const formats::GroupScale scale = GroupScaleOf(quant, statistics[group], outer,
+      const formats::GroupScale scale = GroupScaleOf(call.rule, statistics[group], outer,
                                                      quant.alternatives.maxima[candidate], 0, 1.0f);
       const float error = AlternativeError(call, first_line, last_line, first, last, scale);
       if (candidate == 0 || error < smallest) {
@@ -414,7 +413,7 @@ void GroupQuantizer::MaskRun(const Call& call, int64_t line, int64_t first, cons
 void GroupQuantizer::EncodeLine(const Call& call, int64_t line) {
   const Quant& quant = call.quant;
   const float* enc = static_cast<const float*>(call.out->enc.data());
-  const bool divides = DividesByEnc(quant);
+  const bool divides = call.rule.divides();
   const bool eden = quant.scale == ScaleRule::kEden;
   const bool by_rows = call.context.contraction == Axis::kRows;
   // Contraction-major number of element (line, position).

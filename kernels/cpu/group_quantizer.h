@@ -23,9 +23,6 @@ namespace nibble::cpu {
 
 struct RowStats;
 
-// Index in the random stream of the first scale group's word (elements come before).
-inline constexpr uint64_t kScaleElement = uint64_t{1} << 48;
-
 // The word of stochastic scale `group`.
 void RandomScaleWord(const QuantizeContext& context, int64_t group, uint32_t* word);
 
@@ -75,6 +72,7 @@ class GroupQuantizer {
     const QuantizeContext& context;
     ConstTensorView x;
     QuantizedTensor* out;
+    GroupRule rule;
     const float* source = nullptr;  // lines x depth, as they are quantized; or
     bool round_on_load = false;     // x itself, rounded when read
     uint8_t* bytes = nullptr;       // staged codes, lines x depth; nullptr: packed at once

@@ -224,7 +224,7 @@ Status GroupQuantizer::Quantize(const Quant& quant, const QuantizeContext& conte
                                 TensorView decoded, bool* fell_back) {
   *fell_back = false;
   RETURN_IF_ERROR(CheckGroupQuant(quant, context));
-  Call call{quant, context, x, out};
+  Call call{quant, context, x, out, GroupRuleOf(quant)};
   shape_ = ShapeOf(quant.block, context.contraction, quant.outer, quant.group, x.rows, x.cols);
   RETURN_IF_ERROR(DescribeResult(call));
   RETURN_IF_ERROR(PrepareSource(&call, bounds));

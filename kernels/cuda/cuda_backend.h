@@ -24,7 +24,8 @@
 
 namespace nibble::cuda {
 
-struct RowStats;  // quantize_kernels.cuh
+struct RowStats;   // row_stats.h
+struct GroupTask;  // group_kernels.cuh
 
 class CudaBackend final : public Backend {
  public:
@@ -78,6 +79,7 @@ class CudaBackend final : public Backend {
   Status QuantizeBoth(const Quant& first, const QuantizeContext& first_context, const Quant& second,
                       const QuantizeContext& second_context, ConstTensorView x,
                       QuantizedTensor* first_out, QuantizedTensor* second_out) override;
+  Status ReadCounters(QuantizedTensor* x) override;
   Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
@@ -91,6 +93,10 @@ class CudaBackend final : public Backend {
                                            ConstTensorView decoded) override;
   Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
                TensorView parameter) override;
+  Status AddPath(ConstTensorView x, TensorView previous, TensorView path) override;
+  Result<int64_t> ResetOscillating(float ratio, ConstTensorView path,
+                                   ConstTensorView quantized_path, ConstTensorView quantized,
+                                   TensorView weight) override;
   Status RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
                       ConstTensorView gradient, TensorView m, TensorView v, TensorView parameter,
                       StateScales* scales) override;
@@ -127,6 +133,15 @@ class CudaBackend final : public Backend {
   Status PrepareFold(const QuantizeContext& context, ConstTensorView x, bool clamped,
                      QuantizedTensor* out);
   Status MeasureColumns(ConstTensorView x, const RowStats* stats, const QuantizedTensor& out);
+  Status StartCounting(QuantizedTensor* out);
+  // Small groups; group_quantize.cu.
+  Status QuantizeGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                        QuantizedTensor* out, TensorView decoded);
+  Status PrepareGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                       QuantizedTensor* out, GroupTask* task);
+  Status MeasureGroups(const Quant& quant, const QuantizeContext& context, GroupTask* task);
+  Status CorrectScales(const GroupTask& task);
+  Status DequantizeGroups(const QuantizedTensor& x, TensorView decoded);
   Status PrepareQuantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                          QuantizedTensor* out);
   Status SetScales(const Quant& quant, ConstTensorView x, const RowStats* stats,
@@ -147,7 +162,7 @@ class CudaBackend final : public Backend {
   // One per purpose, so that operations may call each other.
   Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
   Buffer histogram_, row_stats_, column_amax_, words_, code_a_, code_b_, code_out_;
-  Buffer scale_a_, scale_b_;
+  Buffer scale_a_, scale_b_, group_amax_, group_sums_;
 };
 
 }  // namespace nibble::cuda

@@ -12,6 +12,7 @@
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/e2m1.h"
 #include "kernels/formats/fp8.h"
+#include "kernels/formats/grids.h"
 #include "kernels/formats/philox.h"
 #include "kernels/recipe/recipe.h"
 
@@ -44,6 +45,16 @@ __device__ inline float RoundE2M1By(Round round, const RandomSource& random, int
   return y;
 }
 
+__device__ inline float RoundInt8By(Round round, const RandomSource& random, int64_t element,
+                                    float y) {
+  const uint64_t i = static_cast<uint64_t>(element);
+  if (round == Round::kSr24) {
+    return formats::RoundSr24<formats::Int8Grid>(
+        y, formats::RandomWord(random.seed, random.step, random.stream, i));
+  }
+  return formats::RoundNearest<formats::Int8Grid>(y, formats::TieRule::kEven);
+}
+
 __device__ inline float RoundToGrid(Elem elem, Round round, const RandomSource& random,
                                     int64_t element, float y) {
   switch (elem) {
@@ -53,6 +64,8 @@ __device__ inline float RoundToGrid(Elem elem, Round round, const RandomSource& 
       return formats::RoundE4M3(y);
     case Elem::kE5M2:
       return formats::RoundE5M2(y);
+    case Elem::kInt8:
+      return RoundInt8By(round, random, element, y);
     default:
       return formats::RoundBf16(y);
   }
@@ -64,6 +77,8 @@ __device__ inline uint8_t CodeOf(Elem elem, float grid) {
       return formats::E2M1CodeOfGridValue(grid);
     case Elem::kE4M3:
       return formats::E4M3CodeOfGridValue(grid);
+    case Elem::kInt8:
+      return formats::Int8CodeOfGridValue(grid);
     default:
       return formats::E5M2CodeOfGridValue(grid);
   }
@@ -75,6 +90,8 @@ __device__ inline float GridOf(Elem elem, uint8_t code) {
       return formats::DecodeE2M1(code);
     case Elem::kE4M3:
       return formats::DecodeE4M3(code);
+    case Elem::kInt8:
+      return formats::DecodeInt8(code);
     default:
       return formats::DecodeE5M2(code);
   }

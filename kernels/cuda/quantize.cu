@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Quantize and Dequantize for outer scales (tensor, row, column); kernels: quantize_kernels.cuh.
-#include <algorithm>
-
 #include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -14,19 +12,22 @@ namespace {
 
 Status CheckQuant(const Quant& quant, const QuantizeContext& context) {
   const bool elem =
-      quant.elem == Elem::kE2M1 || quant.elem == Elem::kE4M3 || quant.elem == Elem::kE5M2;
+      quant.elem == Elem::kE2M1 || quant.elem == Elem::kE4M3 || quant.elem == Elem::kE5M2 ||
+      (quant.elem == Elem::kInt8 && (quant.round == Round::kEven || quant.round == Round::kSr24));
   const bool scale = quant.scale == ScaleRule::kF32 || quant.scale == ScaleRule::kP2 ||
                      quant.scale == ScaleRule::kCurrent || quant.scale == ScaleRule::kCurrentP2;
   const bool block = quant.block == Block::kTensor || quant.block == Block::kToken ||
                      quant.block == Block::kOutputChannel || quant.block == Block::kInputChannel;
-  const bool plain = quant.source == Source::kHp && quant.rotation.size == 0 &&
+  const bool rounds =
+      quant.round == Round::kEven || quant.elem == Elem::kE2M1 || quant.elem == Elem::kInt8;
+  const bool plain = rounds && quant.source == Source::kHp && quant.rotation.size == 0 &&
                      quant.mask == Mask::kNone && quant.split == Split::kNone &&
                      !quant.alternatives.enabled() && !quant.recast_e4m3 && quant.window == 1 &&
                      quant.fallback_error == 0 && context.round_source &&
                      context.history == nullptr && context.replay == nullptr;
   if (elem && scale && block && plain) return OkStatus();
   return UnimplementedError(
-      "Quantize: the CUDA backend builds e2m1, e4m3 and e5m2 with outer "
+      "Quantize: by tensor, row or column the CUDA backend builds e2m1, e4m3, e5m2 and int8 with "
       "scales f32, p2 and cur; use backend cpu for this recipe");
 }
 
@@ -39,6 +40,17 @@ StoredCodes CodesOf(const QuantizedTensor& x) {
           x.code_row_bytes(),
           static_cast<const uint8_t*>(x.codes.data()),
           static_cast<const float*>(x.enc.data())};
+}
+
+QuantizeCounters* CountersOf(const QuantizedTensor& x) {
+  return static_cast<QuantizeCounters*>(x.counters.data());
+}
+
+// Bounds are order statistics, so that many values at most lie outside them.
+int64_t MostOutliers(const Occ& occ, ConstTensorView x) {
+  const int64_t values = occ.scope == OccScope::kToken ? x.cols : x.size();
+  const formats::QuantileIndices index = formats::OccIndices(occ.alpha, values);
+  return (index.low + values - 1 - index.high) * (x.size() / values);
 }
 
 int64_t ResidualValueBytes(OccComp comp) { return comp == OccComp::kBf16 ? 4 : 1; }
@@ -60,11 +72,14 @@ Status CudaBackend::PrepareFold(const QuantizeContext& context, ConstTensorView 
         static_cast<long long>(depth)));
   }
   RETURN_IF_ERROR(out->fold.Reserve(*this, depth * 4));
-  const uint8_t magnitudes = other.elem == Elem::kE2M1 ? 0x77 : 0x7F;
+  const uint8_t magnitudes =
+      other.elem == Elem::kE2M1 ? 0x77 : (other.elem == Elem::kInt8 ? 0xFF : 0x7F);
+  const bool residual = other.comp != OccComp::kNone;
   FoldKernel<<<GridForRows(depth), kThreads, 0, stream_>>>(
       static_cast<const float*>(other.enc.data()), other.per_row(),
-      static_cast<const uint8_t*>(other.codes.data()), depth, other.code_row_bytes(), magnitudes,
-      static_cast<float*>(out->fold.data()));
+      static_cast<const uint8_t*>(other.codes.data()),
+      residual ? static_cast<const int32_t*>(other.residual_offsets.data()) : nullptr, depth,
+      other.code_row_bytes(), magnitudes, static_cast<float*>(out->fold.data()));
   return LaunchStatus("Quantize");
 }
 
@@ -92,26 +107,34 @@ Status CudaBackend::SetScales(const Quant& quant, ConstTensorView x, const RowSt
     RETURN_IF_ERROR(out->residual_offsets.Reserve(*this, (out->rows + 1) * 4));
     offsets = static_cast<int32_t*>(out->residual_offsets.data());
   }
-  RETURN_IF_ERROR(words_.Reserve(*this, static_cast<int64_t>(sizeof(ScaleSummary))));
+  RETURN_IF_ERROR(StartCounting(out));
   ScalesKernel<<<1, kThreads, 0, stream_>>>({quant.scale, quant.scale_max, axis, x.rows, x.cols,
                                              stats, columns, static_cast<float*>(out->enc.data()),
-                                             offsets, static_cast<ScaleSummary*>(words_.data())});
+                                             out->comp, offsets, CountersOf(*out)});
   RETURN_IF_ERROR(LaunchStatus("Quantize"));
-  ScaleSummary summary{};
-  RETURN_IF_ERROR(CopyOut(&summary, words_.data(), sizeof(summary)));
-  out->nonfinite_amax = summary.nonfinite;
-  out->residual_count = summary.residual_count;
-  out->residual_enc = 1.0f;
   if (!residual) return OkStatus();
-  if (out->comp == OccComp::kE4M3) {
-    out->residual_enc =
-        formats::ScaleP2(formats::BitsFloat(summary.residual_amax_bits), formats::kE4M3Max);
-  }
-  const double share = 4.0 * (1.0 - quant.pre.alpha);
-  const int64_t expected = static_cast<int64_t>(share * static_cast<double>(x.size()));
-  const int64_t capacity = std::max(out->residual_count, expected);
-  RETURN_IF_ERROR(out->residual_columns.Reserve(*this, capacity * 4));
-  return out->residual_values.Reserve(*this, capacity * ResidualValueBytes(out->comp));
+  out->residual_count = MostOutliers(quant.pre, x);
+  RETURN_IF_ERROR(out->residual_columns.Reserve(*this, out->residual_count * 4));
+  return out->residual_values.Reserve(*this, out->residual_count * ResidualValueBytes(out->comp));
+}
+
+Status CudaBackend::StartCounting(QuantizedTensor* out) {
+  out->counting = true;
+  out->residual_count = 0;
+  out->residual_enc = 1.0f;
+  out->nonfinite_amax = 0;
+  return out->counters.Reserve(*this, static_cast<int64_t>(sizeof(QuantizeCounters)));
+}
+
+Status CudaBackend::ReadCounters(QuantizedTensor* x) {
+  if (!x->counting) return OkStatus();
+  QuantizeCounters counters;
+  RETURN_IF_ERROR(CopyOut(&counters, x->counters.data(), sizeof(counters)));
+  x->residual_count = counters.residual_count;
+  x->residual_enc = counters.residual_enc;
+  x->nonfinite_amax = counters.nonfinite_amax;
+  x->counting = false;
+  return OkStatus();
 }
 
 Status CudaBackend::Encode(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
@@ -126,7 +149,7 @@ Status CudaBackend::Encode(const Quant& quant, const QuantizeContext& context, C
   task.axis = AxisOf(*out);
   task.turned = context.contraction == Axis::kRows;
   task.fold = FoldOf(*out);
-  task.residual_enc = out->residual_enc;
+  task.counters = CountersOf(*out);
   task.rows = x.rows;
   task.cols = x.cols;
   task.code_row_bytes = out->code_row_bytes();
@@ -159,6 +182,8 @@ Status CudaBackend::PrepareQuantize(const Quant& quant, const QuantizeContext& c
   out->has_group_scale = false;
   out->has_mask = false;
   out->recast_enc = 0;
+  out->counting = false;
+  out->residual_count = out->nonfinite_amax = 0;
   return x.size() == 0 ? OkStatus() : PrepareFold(context, x, quant.pre.enabled, out);
 }
 
@@ -167,6 +192,7 @@ Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context,
   if (decoded.data != nullptr) {
     RETURN_IF_ERROR(CheckView("Quantize", "decoded", decoded, x.rows, x.cols));
   }
+  if (IsGrouped(quant.block)) return QuantizeGroups(quant, context, x, out, decoded);
   RETURN_IF_ERROR(PrepareQuantize(quant, context, x, out));
   if (x.size() == 0) return OkStatus();
   RETURN_IF_ERROR(row_stats_.Reserve(*this, x.rows * static_cast<int64_t>(sizeof(RowStats))));
@@ -186,11 +212,12 @@ Status CudaBackend::Dequantize(const QuantizedTensor& x, TensorView decoded) {
   if (!x.has_codes) {
     return FailedPreconditionError("Dequantize: the codes were not kept (keep_codes was false)");
   }
+  if (IsGrouped(x.block)) return DequantizeGroups(x, decoded);
   RETURN_IF_ERROR(ForEach(stream_, "Dequantize", decoded.size(),
                           DecodeOp{CodesOf(x), FoldOf(x), decoded.f32()}));
   if (x.comp == OccComp::kNone || x.residual_count == 0) return OkStatus();
   return ForEach(stream_, "Dequantize", x.rows,
-                 AddResidualOp{CodesOf(x), x.comp, x.residual_enc,
+                 AddResidualOp{CodesOf(x), x.comp, CountersOf(x),
                                static_cast<const int32_t*>(x.residual_offsets.data()),
                                static_cast<const int32_t*>(x.residual_columns.data()),
                                x.residual_values.data(), decoded.f32()});

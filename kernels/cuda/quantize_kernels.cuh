@@ -17,14 +17,16 @@
 namespace nibble::cuda {
 
 // fold[i] = what element i of the sum is divided by: the scale of row i of the other operand's
-// codes, or its only one; +Inf for a row of zero codes, whose scale says nothing. Blocks by row.
-__global__ void FoldKernel(const float* enc, bool per_row, const uint8_t* codes, int64_t rows,
-                           int64_t row_bytes, uint8_t magnitude_bits, float* fold) {
+// codes, or its only one; +Inf for a row of zero codes without outliers, whose scale says nothing.
+// `offsets` of its residual or nullptr. Blocks by row.
+__global__ void FoldKernel(const float* enc, bool per_row, const uint8_t* codes,
+                           const int32_t* offsets, int64_t rows, int64_t row_bytes,
+                           uint8_t magnitude_bits, float* fold) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const float value = enc[per_row ? row : 0];
     int32_t nonzero = 1;
     if (per_row && value == 1.0f) {  // of a group of zeros
-      nonzero = 0;
+      nonzero = offsets != nullptr && offsets[row] != offsets[row + 1] ? 1 : 0;
       for (int64_t i = threadIdx.x; i < row_bytes; i += kThreads) {
         nonzero |= (codes[row * row_bytes + i] & magnitude_bits) != 0 ? 1 : 0;
       }
@@ -102,13 +104,6 @@ __device__ inline float EncOf(ScaleRule rule, float max, uint32_t amax_bits) {
   }
 }
 
-// What the host learns: sizes of buffers and counters.
-struct ScaleSummary {
-  int32_t residual_count;
-  int32_t nonfinite;
-  uint32_t residual_amax_bits;
-};
-
 struct ScaleTask {
   ScaleRule rule;
   float max;
@@ -117,9 +112,34 @@ struct ScaleTask {
   const RowStats* stats;
   const uint32_t* columns;  // of kColumn
   float* enc;
+  OccComp comp;
   int32_t* offsets;  // nullptr without outliers
-  ScaleSummary* summary;
+  QuantizeCounters* counters;
 };
+
+// offsets[i] = residuals of the rows before i: each thread sums a run of rows, then writes it.
+__device__ inline int32_t SetOffsets(const ScaleTask& t) {
+  __shared__ int32_t sums[kThreads];
+  const int64_t run = (t.rows + kThreads - 1) / kThreads;
+  const int64_t first = threadIdx.x * run < t.rows ? threadIdx.x * run : t.rows;
+  const int64_t last = first + run < t.rows ? first + run : t.rows;
+  int32_t sum = 0;
+  for (int64_t row = first; row < last; ++row) sum += t.stats[row].residual_count;
+  __syncthreads();
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  int32_t next = 0, total = 0;
+  for (int i = 0; i < kThreads; ++i) {
+    if (i < static_cast<int>(threadIdx.x)) next += sums[i];
+    total += sums[i];
+  }
+  for (int64_t row = first; row < last; ++row) {
+    t.offsets[row] = next;
+    next += t.stats[row].residual_count;
+  }
+  if (threadIdx.x == 0) t.offsets[t.rows] = total;
+  return total;
+}
 
 // One block: scales of all groups, running offsets of the outliers, totals.
 __global__ void ScalesKernel(ScaleTask t) {
@@ -144,21 +164,17 @@ __global__ void ScalesKernel(ScaleTask t) {
   tensor = BlockMax(tensor);
   residual = BlockMax(residual);
   nonfinite = BlockSum(nonfinite);
+  const int32_t count = t.offsets != nullptr ? SetOffsets(t) : 0;
   if (threadIdx.x != 0) return;
   if (t.axis == ScaleAxis::kTensor) {
     t.enc[0] = EncOf(t.rule, t.max, tensor);
     nonfinite = finite(tensor) ? 0 : 1;
   }
-  int32_t next = 0;
-  if (t.offsets != nullptr) {
-    for (int64_t row = 0; row < t.rows; ++row) {
-      t.offsets[row] = next;
-      next += t.stats[row].residual_count;
-    }
-    t.offsets[t.rows] = next;
-    nonfinite += finite(residual) ? 0 : 1;
-  }
-  *t.summary = {next, nonfinite, residual};
+  if (t.offsets != nullptr) nonfinite += finite(residual) ? 0 : 1;
+  const float residual_enc = t.comp == OccComp::kE4M3
+                                 ? formats::ScaleP2(formats::BitsFloat(residual), formats::kE4M3Max)
+                                 : 1.0f;
+  *t.counters = {count, nonfinite, residual_enc};
 }
 
 struct EncodeTask {
@@ -169,7 +185,6 @@ struct EncodeTask {
   RandomSource random;
   ScaleAxis axis;
   bool turned;  // the random stream counts down the columns
-  float residual_enc;
   int64_t rows, cols, code_row_bytes;
   const float* x;
   Fold fold;
@@ -177,6 +192,7 @@ struct EncodeTask {
   const float* enc;
   uint8_t* codes;  // nullptr: not kept
   float* decoded;  // nullptr: not wanted; may be x
+  const QuantizeCounters* counters;
   const int32_t* offsets;
   int32_t* columns;
   void* values;
@@ -192,9 +208,9 @@ __device__ inline float StoreResidual(const EncodeTask& t, int32_t at, int64_t c
   t.columns[at] = static_cast<int32_t>(col);
   const float residual = value - clamped;
   if (t.comp == OccComp::kE4M3) {
-    const uint8_t code = formats::EncodeE4M3(residual * t.residual_enc);
+    const uint8_t code = formats::EncodeE4M3(residual * t.counters->residual_enc);
     static_cast<uint8_t*>(t.values)[at] = code;
-    return decoded + formats::DecodeE4M3(code) / t.residual_enc;
+    return decoded + formats::DecodeE4M3(code) / t.counters->residual_enc;
   }
   if (t.comp == OccComp::kWide) {
     const float halves = ClampWide(value * enc * 2.0f);
@@ -303,7 +319,7 @@ struct DecodeOp {
 struct AddResidualOp {
   StoredCodes x;
   OccComp comp;
-  float residual_enc;
+  const QuantizeCounters* counters;
   const int32_t *offsets, *columns;
   const void* values;
   float* decoded;
@@ -315,7 +331,8 @@ struct AddResidualOp {
         const float wide = static_cast<float>(static_cast<const int8_t*>(values)[i]) * 0.5f;
         *target = x.Decode(row, col, x.Grid(row, col) + wide);
       } else if (comp == OccComp::kE4M3) {
-        *target += formats::DecodeE4M3(static_cast<const uint8_t*>(values)[i]) / residual_enc;
+        *target +=
+            formats::DecodeE4M3(static_cast<const uint8_t*>(values)[i]) / counters->residual_enc;
       } else {
         *target += static_cast<const float*>(values)[i];
       }

@@ -11,6 +11,9 @@
 
 namespace nibble::cuda {
 
+// Small groups: the kernels of group_kernels.cuh.
+inline bool IsGrouped(Block block) { return block == Block::kGroup || block == Block::kTile; }
+
 // Which stored elements share a scale.
 enum class ScaleAxis : uint8_t { kTensor, kRow, kColumn };
 

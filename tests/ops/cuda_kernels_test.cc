@@ -86,10 +86,7 @@ class EmulatedQuantize {
     task.random = {context.seed, context.step, context.stream};
     task.axis = axis_;
     task.turned = context.contraction == Axis::kRows;
-    task.residual_enc =
-        shape.comp == OccComp::kE4M3
-            ? formats::ScaleP2(formats::BitsFloat(summary_.residual_amax_bits), formats::kE4M3Max)
-            : 1.0f;
+    task.counters = &counters_;
     task.rows = rows;
     task.cols = cols;
     task.code_row_bytes = shape.code_row_bytes();
@@ -102,15 +99,15 @@ class EmulatedQuantize {
     result.decoded.resize(x.size());
     task.decoded = result.decoded.data();
     if (shape.comp != OccComp::kNone) {
-      result.columns.resize(static_cast<size_t>(summary_.residual_count));
+      result.columns.resize(static_cast<size_t>(counters_.residual_count));
       result.values.resize(result.columns.size() * (shape.comp == OccComp::kBf16 ? 4 : 1));
       task.offsets = result.offsets.data();
       task.columns = result.columns.data();
       task.values = result.values.data();
     }
     Launch({7}, [=] { EncodeRowsKernel(task); });
-    result.nonfinite = summary_.nonfinite;
-    result.residual_enc = task.residual_enc;
+    result.nonfinite = counters_.nonfinite_amax;
+    result.residual_enc = counters_.residual_enc;
   }
   Result result;
 
@@ -127,8 +124,11 @@ class EmulatedQuantize {
       float* fold = result.fold.data();
       Launch({5}, [=] {
         FoldKernel(static_cast<const float*>(other->enc.data()), other->per_row(),
-                   static_cast<const uint8_t*>(other->codes.data()), depth, other->code_row_bytes(),
-                   0x77, fold);
+                   static_cast<const uint8_t*>(other->codes.data()),
+                   other->comp == OccComp::kNone
+                       ? nullptr
+                       : static_cast<const int32_t*>(other->residual_offsets.data()),
+                   depth, other->code_row_bytes(), 0x77, fold);
       });
       (turned ? fold_.by_row : fold_.by_column) = fold;
     }
@@ -154,8 +154,9 @@ class EmulatedQuantize {
                          stats,
                          amax,
                          result.enc.data(),
+                         shape.comp,
                          shape.comp != OccComp::kNone ? result.offsets.data() : nullptr,
-                         &summary_};
+                         &counters_};
     Launch({1}, [=] { ScalesKernel(task); });
   }
 
@@ -164,7 +165,7 @@ class EmulatedQuantize {
   ScaleAxis axis_ = ScaleAxis::kTensor;
   Fold fold_;
   std::vector<RowStats> stats_;
-  ScaleSummary summary_{};
+  QuantizeCounters counters_;
 };
 
 struct Case {
@@ -185,6 +186,9 @@ const Case kCases[] = {
     {"sr24", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kSr24},
     {"sr24 down the columns", Elem::kE2M1, Block::kOutputChannel, ScaleRule::kF32, 6, Round::kSr24,
      Axis::kRows},
+    {"int8", Elem::kInt8, Block::kToken, ScaleRule::kF32, 127, Round::kSr24},
+    {"int8 folded columns", Elem::kInt8, Block::kOutputChannel, ScaleRule::kF32, 127, Round::kSr24,
+     Axis::kRows, OccComp::kNone, false, true},
     {"tensor", Elem::kE5M2, Block::kTensor, ScaleRule::kP2, 57344, Round::kEven},
     {"current", Elem::kE4M3, Block::kTensor, ScaleRule::kCurrent, 448, Round::kEven},
     {"columns", Elem::kE4M3, Block::kInputChannel, ScaleRule::kF32, 448, Round::kEven},
