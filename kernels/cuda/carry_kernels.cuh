@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Codes on their way to a tensor core: E2M1, INT8, E4M3 or E5M2 values carried as FP8 bytes or as
-// BF16, transposed where the product sums over the rows.
+// BF16, transposed where the product sums over the rows; and scales of small groups as
+// block-scaled products read them.
 //
 // Purpose: a product on codes runs at the rate of a wider unit without a rounding of its own. Every
 // E2M1 value is an E4M3 value; every integer up to 127 in half units, every E4M3 and E5M2 value is
-// a BF16 value. Wide outliers replace their element. Thread-safety: kernels, ordered by their
-// stream.
+// a BF16 value, and so is an E2M1 or E4M3 value times an E8M0, E4M3 or UE5M3 scale. Wide outliers
+// replace their element. Thread-safety: kernels, ordered by their stream.
 #pragma once
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/group_parts.cuh"
 #include "kernels/formats/bf16.h"
+#include "kernels/formats/scale_layout.h"
 
 namespace nibble::cuda {
 
@@ -27,6 +30,24 @@ struct CarriedCodes {
     if (elem != Elem::kE2M1) return GridOf(elem, row_codes[col]);
     const uint8_t pair = row_codes[col / 2];
     return formats::DecodeE2M1(col % 2 == 0 ? pair & 15u : pair >> 4);
+  }
+};
+
+// Elements of small groups: alone where the scales travel beside them, times their group's scale
+// where that is a value the carrier has, decoded in full where it is not.
+struct CarriedGroups {
+  enum class Form : uint8_t { kElement, kScaled, kDecoded };
+  StoredGroups x;
+  Form form;
+  int64_t rows, cols;
+
+  __device__ float Value(int64_t row, int64_t col) const {
+    if (form == Form::kDecoded) return x.Decode(row, col);
+    const float grid = x.Grid(row, col);
+    if (form == Form::kElement) return grid;
+    const int64_t group = x.GroupAt(row, col);
+    return x.has_group_scale ? grid * x.group_scale[group]
+                             : DecodeGrid(x.scale, x.enc[group], grid);
   }
 };
 
@@ -52,8 +73,8 @@ struct AsF32 {
 inline constexpr int kCarryTile = 32;  // a tile is square; kThreads / 32 rows of it at a time
 
 // out (rows, cols), or (cols, rows) when transposed. Grid (column tiles, row tiles).
-template <typename Carrier>
-__global__ void CarryKernel(CarriedCodes x, bool transposed, typename Carrier::Stored* out) {
+template <typename Carrier, typename Values>
+__global__ void CarryKernel(Values x, bool transposed, typename Carrier::Stored* out) {
   __shared__ typename Carrier::Stored tile[kCarryTile][kCarryTile + 2];
   const int64_t row_tiles = (x.rows + kCarryTile - 1) / kCarryTile;
   const int lane = threadIdx.x % kCarryTile;
@@ -81,6 +102,54 @@ __global__ void CarryKernel(CarriedCodes x, bool transposed, typename Carrier::S
     }
   }
 }
+
+// Codes of E2M1, two to a byte along the rows, as two to a byte along the columns: out (cols, rows
+// / 2), rows even. Grid (column tiles, row tiles).
+__global__ void TurnPairsKernel(const uint8_t* codes, int64_t rows, int64_t cols,
+                                int64_t code_row_bytes, uint8_t* out) {
+  __shared__ uint8_t tile[kCarryTile][kCarryTile + 4];
+  const int64_t first_col = static_cast<int64_t>(blockIdx.x) * kCarryTile;
+  const int lane = threadIdx.x % kCarryTile;
+  for (int64_t first_row = static_cast<int64_t>(blockIdx.y) * kCarryTile; first_row < rows;
+       first_row += static_cast<int64_t>(gridDim.y) * kCarryTile) {
+    __syncthreads();
+    for (int i = threadIdx.x / kCarryTile; i < kCarryTile; i += kThreads / kCarryTile) {
+      const int64_t row = first_row + i, col = first_col + lane;
+      if (row >= rows || col >= cols) continue;
+      const uint8_t pair = codes[row * code_row_bytes + col / 2];
+      tile[i][lane] = static_cast<uint8_t>(col % 2 == 0 ? pair & 15u : pair >> 4);
+    }
+    __syncthreads();
+    constexpr int kPairs = kCarryTile / 2;
+    for (int i = threadIdx.x; i < kCarryTile * kPairs; i += kThreads) {
+      const int64_t row = first_row + i % kPairs * 2, col = first_col + i / kPairs;
+      if (row >= rows || col >= cols) continue;
+      const int line = i / kPairs;
+      out[col * (rows / 2) + row / 2] =
+          formats::PackE2M1(tile[i % kPairs * 2][line], tile[i % kPairs * 2 + 1][line]);
+    }
+  }
+}
+
+// The scale of every block of an operand where a block-scaled product looks for it; `out` starts as
+// zeros. Lines are rows, or columns when the operand is transposed.
+struct BlockScaleOp {
+  StoredGroups x;
+  const uint8_t* scale_codes;  // nullptr: `unit` for all
+  uint8_t unit;
+  bool transposed;
+  int64_t blocks;  // of a line
+  int64_t block;   // elements
+  uint8_t* out;
+  __device__ void operator()(int64_t i) const {
+    const int64_t line = i / blocks, position = i % blocks * block;
+    uint8_t code = unit;
+    if (scale_codes != nullptr) {
+      code = scale_codes[transposed ? x.GroupAt(position, line) : x.GroupAt(line, position)];
+    }
+    out[formats::BlockScaleOffset(line, i % blocks, blocks)] = code;
+  }
+};
 
 // Outliers of a CSR residual by row, after CarryKernel.
 struct CarriedResidual {
@@ -121,6 +190,16 @@ struct OuterScaleOp {
   float* scales;
   __device__ void operator()(int64_t i) const {
     scales[i] = enc == nullptr ? 1.0f : 1.0f / enc[by_element ? i : 0];
+  }
+};
+
+// The same of scaled groups: their second level; 1 without one.
+struct OuterLevelOp {
+  const float* outer;  // nullptr: none
+  float divisor;
+  float* scales;
+  __device__ void operator()(int64_t i) const {
+    scales[i] = outer == nullptr ? 1.0f : outer[0] / divisor;
   }
 };
 

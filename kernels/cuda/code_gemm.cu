@@ -1,43 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// QuantizedGemm for outer scales: codes carried as FP8 bytes where the device scales both sides of
-// an FP8 product by vectors (Hopper), as BF16 elsewhere and for wide codes, as FP32 in the
-// reference form. Sums of E2M1 products are exact in each: FP32 holds every sum of quarter units
-// below 2^24.
+// QuantizedGemm: codes carried to the tensor cores in the form that code_carrier.h chooses. Sums of
+// E2M1 products are exact in each: FP32 holds every sum of quarter units below 2^24.
 #include <string>
 
 #include "base/strings.h"
 #include "kernels/cuda/carry_kernels.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/quantize_parts.cuh"
 
 namespace nibble::cuda {
 namespace {
 
-// Terms of a sum that stays exact: quarter units, |E2M1| <= 6 = 12 halves, wide codes <= 127
-// halves.
-constexpr int64_t kExactDepth = (int64_t{1} << 24) / (12 * 12);
-constexpr int64_t kExactWideDepth = (int64_t{1} << 24) / (127 * 12);
-constexpr int64_t kFloat8Step = 16;  // every size of an FP8 product is a multiple of it
-
-CarriedCodes CodesOf(const QuantizedTensor& x) {
-  return {x.elem, x.rows, x.cols, x.code_row_bytes(), static_cast<const uint8_t*>(x.codes.data())};
-}
+constexpr uint8_t kUnitE4M3 = 0x38, kUnitE8M0 = 127;  // codes of 1
+constexpr int64_t kBlockFp4Group = 16, kBlockFp8Group = 32;
 
 bool HasResidual(const QuantizedTensor& x) {
   return (x.comp == OccComp::kE4M3 || x.comp == OccComp::kBf16) && x.residual_count > 0;
 }
 bool IsWide(const QuantizedTensor& x) { return x.comp == OccComp::kWide; }
-bool IsOuter(const QuantizedTensor& x) {
-  return x.block != Block::kGroup && x.block != Block::kTile && x.recast_enc == 0;
+bool IsBlockScaled(CodeCarrier carrier) {
+  return carrier == CodeCarrier::kBlockFp4 || carrier == CodeCarrier::kBlockFp8;
 }
-bool IsFloat8(MatmulElem elem) { return elem == MatmulElem::kE4M3 || elem == MatmulElem::kE5M2; }
 
-// Calls `use` with the carrier as a type.
-template <typename Use>
-Status WithCarrier(MatmulElem carrier, Use use) {
+MatmulElem ElemOf(CodeCarrier carrier, Elem elem) {
   switch (carrier) {
+    case CodeCarrier::kOuterFp8:
+      return elem == Elem::kE5M2 ? MatmulElem::kE5M2 : MatmulElem::kE4M3;
+    case CodeCarrier::kBlockFp8:
+      return MatmulElem::kMxE4M3;
+    case CodeCarrier::kBlockFp4:
+      return MatmulElem::kNvE2M1;
+    default:
+      return carrier == CodeCarrier::kBf16 ? MatmulElem::kBf16 : MatmulElem::kF32;
+  }
+}
+
+// Calls `use` with what stores a value as a type.
+template <typename Use>
+Status WithStored(MatmulElem elem, Use use) {
+  switch (elem) {
     case MatmulElem::kE4M3:
+    case MatmulElem::kMxE4M3:
       return use(AsE4M3());
     case MatmulElem::kE5M2:
       return use(AsE5M2());
@@ -46,6 +51,13 @@ Status WithCarrier(MatmulElem carrier, Use use) {
     default:
       return use(AsF32());
   }
+}
+
+// A vector of scales must lie along the output, groups along the sum; anything else cannot leave
+// it. `turned`: the sum runs over the rows.
+bool ScalesFactorOut(const QuantizedTensor& x, bool turned) {
+  if (x.block == Block::kGroup) return (x.contraction == Axis::kRows) == turned;
+  return turned ? !x.per_row() : !x.per_column();
 }
 
 Status CheckOperands(const QuantizedGemmParams& params, const QuantizedTensor& a,
@@ -63,76 +75,132 @@ Status CheckOperands(const QuantizedGemmParams& params, const QuantizedTensor& a
   if (!a.has_codes || !b.has_codes) {
     return FailedPreconditionError("QuantizedGemm: an operand's codes were not kept");
   }
-  if (!IsOuter(a) || !IsOuter(b) || HasResidual(b)) {
+  if (HasResidual(b) || a.recast_enc != 0 || b.recast_enc != 0) {
     return UnimplementedError(
-        "QuantizedGemm: the CUDA backend multiplies codes with scales by tensor, row or column, "
-        "and "
-        "adds an outlier residual of the left operand; use the decoded path");
+        "QuantizedGemm: the CUDA backend adds an outlier residual of the left operand alone and "
+        "multiplies no recast codes; use the decoded path");
   }
-  // A vector of scales must lie along the output; along the contraction it cannot leave the sum.
-  if ((!params.fold_a && (ta ? a.per_row() : a.per_column())) ||
-      (!params.fold_b && (tb ? b.per_column() : b.per_row()))) {
+  if ((!params.fold_a && !ScalesFactorOut(a, ta)) || (!params.fold_b && !ScalesFactorOut(b, !tb))) {
     return InvalidArgumentError(
-        "QuantizedGemm: a vector of scales lies along the contraction; fold it or decode");
-  }
-  const int64_t limit = IsWide(a) || IsWide(b) ? kExactWideDepth : kExactDepth;
-  if (a.elem == Elem::kE2M1 && b.elem == Elem::kE2M1 && depth > limit) {
-    return UnimplementedError(
-        StrFormat("QuantizedGemm: a sum of %lld terms is exact in FP32 up to %lld; decode instead",
-                  static_cast<long long>(depth), static_cast<long long>(limit)));
+        "QuantizedGemm: scales lie along the contraction; fold them or decode");
   }
   return OkStatus();
 }
 
 }  // namespace
 
-MatmulElem CudaBackend::CarrierOf(const QuantizedGemmParams& params, const QuantizedTensor& a,
-                                  const QuantizedTensor& b, const MatmulShape& shape) const {
-  if (params.path == Support::kReference) return MatmulElem::kF32;
-  const bool sizes =
-      shape.m % kFloat8Step == 0 && shape.n % kFloat8Step == 0 && shape.k % kFloat8Step == 0;
-  const bool formats = a.elem != Elem::kInt8 && b.elem != Elem::kInt8 &&
-                       (a.elem != Elem::kE5M2 || b.elem != Elem::kE5M2);
-  const bool fits = !IsWide(a) && !IsWide(b) && a.comp != OccComp::kBf16;
-  return float8_products_ && sizes && formats && fits ? MatmulElem::kE4M3 : MatmulElem::kBf16;
-}
-
-Status CudaBackend::Carry(const QuantizedTensor& x, MatmulElem carrier, bool transposed,
-                          bool residual_alone, Buffer& buffer) {
-  return WithCarrier(carrier, [&](auto as) -> Status {
+// Codes of x as `carrier` has them, in `buffer`.
+Status CudaBackend::Carry(const QuantizedTensor& x, CodeCarrier carrier, bool transposed,
+                          Buffer& buffer) {
+  const dim3 grid(static_cast<unsigned>((x.cols + kCarryTile - 1) / kCarryTile),
+                  GridForRows((x.rows + kCarryTile - 1) / kCarryTile));
+  const auto* codes = static_cast<const uint8_t*>(x.codes.data());
+  if (carrier == CodeCarrier::kBlockFp4) {
+    RETURN_IF_ERROR(buffer.Reserve(*this, x.rows * x.cols / 2));
+    auto* const out = static_cast<uint8_t*>(buffer.data());
+    if (!transposed) return Copy(out, codes, x.rows * x.cols / 2);
+    TurnPairsKernel<<<grid, kThreads, 0, stream_>>>(codes, x.rows, x.cols, x.code_row_bytes(), out);
+    return LaunchStatus("QuantizedGemm");
+  }
+  return WithStored(ElemOf(carrier, x.elem), [&](auto as) -> Status {
     using Carrier = decltype(as);
     using Stored = typename Carrier::Stored;
-    const CarriedCodes codes = CodesOf(x);
-    const int64_t bytes = x.rows * x.cols * static_cast<int64_t>(sizeof(Stored));
-    RETURN_IF_ERROR(buffer.Reserve(*this, bytes));
+    RETURN_IF_ERROR(buffer.Reserve(*this, x.rows * x.cols * static_cast<int64_t>(sizeof(Stored))));
     auto* out = static_cast<Stored*>(buffer.data());
-    if (residual_alone) {
-      RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(out, 0, static_cast<size_t>(bytes), stream_),
-                                 "QuantizedGemm"));
-    } else {
-      const dim3 grid(static_cast<unsigned>((x.cols + kCarryTile - 1) / kCarryTile),
-                      GridForRows((x.rows + kCarryTile - 1) / kCarryTile));
-      CarryKernel<Carrier><<<grid, kThreads, 0, stream_>>>(codes, transposed, out);
-      RETURN_IF_ERROR(LaunchStatus("QuantizedGemm"));
+    if (IsGrouped(x.block)) {
+      using Form = CarriedGroups::Form;
+      const Form form = IsBlockScaled(carrier)          ? Form::kElement
+                        : carrier == CodeCarrier::kBf16 ? Form::kScaled
+                                                        : Form::kDecoded;
+      const CarriedGroups values{StoredGroupsOf(x), form, x.rows, x.cols};
+      CarryKernel<Carrier><<<grid, kThreads, 0, stream_>>>(values, transposed, out);
+      return LaunchStatus("QuantizedGemm");
     }
-    if (x.residual_count == 0 || (!IsWide(x) && !residual_alone)) return OkStatus();
-    const CarriedResidual residual{x.comp, static_cast<const int32_t*>(x.residual_offsets.data()),
-                                   static_cast<const int32_t*>(x.residual_columns.data()),
-                                   x.residual_values.data()};
-    return ForEach(stream_, "QuantizedGemm", x.rows,
-                   CarryOutliersOp<Carrier>{codes, residual, transposed, out});
+    const CarriedCodes values{x.elem, x.rows, x.cols, x.code_row_bytes(), codes};
+    CarryKernel<Carrier><<<grid, kThreads, 0, stream_>>>(values, transposed, out);
+    RETURN_IF_ERROR(LaunchStatus("QuantizedGemm"));
+    return IsWide(x) ? PlaceOutliers<Carrier>(x, transposed, out) : OkStatus();
   });
 }
 
-// The operands lie in code_a_ and code_b_, the scales of both sides in scale_a_ and scale_b_.
+template <typename Carrier>
+Status CudaBackend::PlaceOutliers(const QuantizedTensor& x, bool transposed,
+                                  typename Carrier::Stored* out) {
+  const CarriedCodes codes{x.elem, x.rows, x.cols, x.code_row_bytes(),
+                           static_cast<const uint8_t*>(x.codes.data())};
+  const CarriedResidual residual{x.comp, static_cast<const int32_t*>(x.residual_offsets.data()),
+                                 static_cast<const int32_t*>(x.residual_columns.data()),
+                                 x.residual_values.data()};
+  return ForEach(stream_, "QuantizedGemm", x.rows,
+                 CarryOutliersOp<Carrier>{codes, residual, transposed, out});
+}
+
+// The residual alone, zeros elsewhere.
+Status CudaBackend::CarryResidual(const QuantizedTensor& x, CodeCarrier carrier, bool transposed,
+                                  Buffer& buffer) {
+  return WithStored(ElemOf(carrier, Elem::kE4M3), [&](auto as) -> Status {
+    using Carrier = decltype(as);
+    const int64_t bytes = x.rows * x.cols * static_cast<int64_t>(sizeof(typename Carrier::Stored));
+    RETURN_IF_ERROR(buffer.Reserve(*this, bytes));
+    RETURN_IF_ERROR(CudaStatus(
+        cudaMemsetAsync(buffer.data(), 0, static_cast<size_t>(bytes), stream_), "QuantizedGemm"));
+    return PlaceOutliers<Carrier>(x, transposed,
+                                  static_cast<typename Carrier::Stored*>(buffer.data()));
+  });
+}
+
+// One code per block of x, in the layout of block-scaled products; 1 for operands scaled otherwise.
+Status CudaBackend::CarryBlockScales(const QuantizedTensor& x, CodeCarrier carrier, bool transposed,
+                                     Buffer& buffer) {
+  const bool fp4 = carrier == CodeCarrier::kBlockFp4;
+  const int64_t group = fp4 ? kBlockFp4Group : kBlockFp8Group;
+  const int64_t lines = transposed ? x.cols : x.rows;
+  const int64_t blocks = (transposed ? x.rows : x.cols) / group;
+  const int64_t bytes = formats::BlockScaleBytes(lines, blocks);
+  RETURN_IF_ERROR(buffer.Reserve(*this, bytes));
+  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(buffer.data(), 0, static_cast<size_t>(bytes), stream_),
+                             "QuantizedGemm"));
+  BlockScaleOp op{};
+  op.unit = fp4 ? kUnitE4M3 : kUnitE8M0;
+  op.transposed = transposed;
+  op.blocks = blocks;
+  op.block = group;
+  op.out = static_cast<uint8_t*>(buffer.data());
+  if (IsGrouped(x.block)) {
+    op.x = StoredGroupsOf(x);
+    op.scale_codes = static_cast<const uint8_t*>(x.scale_codes.data());
+  }
+  return ForEach(stream_, "QuantizedGemm", lines * blocks, op);
+}
+
+// What the sums are multiplied by along one side of the output.
+Status CudaBackend::SideScales(const QuantizedTensor& x, bool folded, CodeCarrier carrier,
+                               int64_t count, Buffer& buffer) {
+  RETURN_IF_ERROR(buffer.Reserve(*this, count * 4));
+  auto* const scales = static_cast<float*>(buffer.data());
+  if (IsGrouped(x.block)) {
+    const bool outer = x.has_group_scale && carrier != CodeCarrier::kF32;
+    return ForEach(stream_, "QuantizedGemm", count,
+                   OuterLevelOp{outer ? static_cast<const float*>(x.outer_scale.data()) : nullptr,
+                                x.outer_divisor, scales});
+  }
+  return ForEach(stream_, "QuantizedGemm", count,
+                 OuterScaleOp{folded ? nullptr : static_cast<const float*>(x.enc.data()),
+                              x.block != Block::kTensor, scales});
+}
+
+// The operands lie in code_a_ and code_b_, the scales of both sides in scale_a_ and scale_b_, those
+// of blocks in block_a_ and block_b_.
 Status CudaBackend::CarriedProduct(const MatmulShape& shape, bool accumulate, TensorView out) {
-  if (IsFloat8(shape.a)) {
+  const bool outer_fp8 = shape.a == MatmulElem::kE4M3 || shape.a == MatmulElem::kE5M2;
+  if (outer_fp8) {
     return matmul_->Run(stream_, shape, code_a_.data(), code_b_.data(),
                         {scale_a_.data(), scale_b_.data()}, accumulate, out.f32());
   }
   RETURN_IF_ERROR(code_out_.Reserve(*this, out.size() * 4));
   auto* sums = static_cast<float*>(code_out_.data());
-  RETURN_IF_ERROR(matmul_->Run(stream_, shape, code_a_.data(), code_b_.data(), {}, false, sums));
+  RETURN_IF_ERROR(matmul_->Run(stream_, shape, code_a_.data(), code_b_.data(),
+                               {block_a_.data(), block_b_.data()}, false, sums));
   return ForEach(stream_, "QuantizedGemm", out.size(),
                  OuterProductOp{sums, out.cols, static_cast<const float*>(scale_a_.data()),
                                 static_cast<const float*>(scale_b_.data()), accumulate, out.f32()});
@@ -145,38 +213,35 @@ Status CudaBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quant
   MatmulShape shape{out.rows, out.cols, ta ? a.rows : a.cols, ta, tb};
   RETURN_IF_ERROR(CheckOperands(params, a, b, shape.k, out));
   if (out.size() == 0) return OkStatus();
-  const MatmulElem carrier = CarrierOf(params, a, b, shape);
-  shape.a = shape.b = carrier;
+  const CodeCarrier carrier =
+      ChooseCarrier(products_, params.path, a, b, shape.m, shape.n, shape.k);
+  shape.a = ElemOf(carrier, a.elem);
+  shape.b = ElemOf(carrier, b.elem);
   bool turn_a = false, turn_b = false;
-  if (IsFloat8(carrier)) {
+  if (IsNarrow(shape.a)) {
     // Both operands along the sum.
     turn_a = ta;
     turn_b = !tb;
     shape.transpose_a = false;
     shape.transpose_b = true;
-    if (a.elem == Elem::kE5M2) shape.a = MatmulElem::kE5M2;
-    if (b.elem == Elem::kE5M2) shape.b = MatmulElem::kE5M2;
   }
-  RETURN_IF_ERROR(scale_a_.Reserve(*this, out.rows * 4));
-  RETURN_IF_ERROR(scale_b_.Reserve(*this, out.cols * 4));
-  auto* scales_a = static_cast<float*>(scale_a_.data());
-  const auto enc = [](const QuantizedTensor& x, bool folded) {
-    return folded ? nullptr : static_cast<const float*>(x.enc.data());
-  };
-  RETURN_IF_ERROR(
-      ForEach(stream_, "QuantizedGemm", out.rows,
-              OuterScaleOp{enc(a, params.fold_a), a.block != Block::kTensor, scales_a}));
-  RETURN_IF_ERROR(ForEach(stream_, "QuantizedGemm", out.cols,
-                          OuterScaleOp{enc(b, params.fold_b), b.block != Block::kTensor,
-                                       static_cast<float*>(scale_b_.data())}));
-  RETURN_IF_ERROR(Carry(a, shape.a, turn_a, false, code_a_));
-  RETURN_IF_ERROR(Carry(b, shape.b, turn_b, false, code_b_));
+  RETURN_IF_ERROR(SideScales(a, params.fold_a, carrier, out.rows, scale_a_));
+  RETURN_IF_ERROR(SideScales(b, params.fold_b, carrier, out.cols, scale_b_));
+  RETURN_IF_ERROR(Carry(a, carrier, turn_a, code_a_));
+  RETURN_IF_ERROR(Carry(b, carrier, turn_b, code_b_));
+  if (IsBlockScaled(carrier)) {
+    RETURN_IF_ERROR(CarryBlockScales(a, carrier, turn_a, block_a_));
+    RETURN_IF_ERROR(CarryBlockScales(b, carrier, turn_b, block_b_));
+  }
   RETURN_IF_ERROR(CarriedProduct(shape, params.accumulate, out));
   if (!HasResidual(a)) return OkStatus();
   // Outliers with a scale of their own are a second product on the same right operand.
-  RETURN_IF_ERROR(Fill({scales_a, 1, out.rows}, 1.0f / a.residual_enc));
-  if (IsFloat8(carrier)) shape.a = MatmulElem::kE4M3;
-  RETURN_IF_ERROR(Carry(a, shape.a, turn_a, true, code_a_));
+  const auto* counters = static_cast<const QuantizeCounters*>(a.counters.data());
+  RETURN_IF_ERROR(
+      ForEach(stream_, "QuantizedGemm", out.rows,
+              OuterScaleOp{&counters->residual_enc, false, static_cast<float*>(scale_a_.data())}));
+  shape.a = ElemOf(carrier, Elem::kE4M3);
+  RETURN_IF_ERROR(CarryResidual(a, carrier, turn_a, code_a_));
   return CarriedProduct(shape, true, out);
 }
 

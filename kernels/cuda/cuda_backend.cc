@@ -25,13 +25,10 @@ CudaBackend::CudaBackend(int device, int64_t memory_limit_bytes)
 
 CudaBackend::~CudaBackend() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-  for (Buffer* buffer : {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_,
-                         &gemm_b_, &reduce_partials_, &histogram_, &row_stats_, &column_amax_,
-                         &words_, &code_a_, &code_b_, &code_out_, &scale_a_, &scale_b_}) {
-    buffer->Reset();
-  }
   matmul_.reset();
+  // What buffers of the workspaces free afterwards is not known any more.
   for (const auto& [memory, size] : allocations_) cudaFree(memory);
+  allocations_.clear();
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -65,17 +62,23 @@ Status CudaBackend::Open() {
   RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
   ASSIGN_OR_RETURN(matmul_, Matmul::Make());
   constexpr int kHopper = 9;
-  if (properties.major == kHopper) {
-    float8_products_ =
-        matmul_->Has({256, 256, 256, false, true, MatmulElem::kE4M3, MatmulElem::kE4M3});
-  }
-  description_ += float8_products_ ? ", codes as FP8" : ", codes as BF16";
+  const auto has = [&](MatmulElem elem) {
+    return matmul_->Has({256, 256, 256, false, true, elem, elem});
+  };
+  products_.outer_fp8 = properties.major == kHopper && has(MatmulElem::kE4M3);
+  products_.block_fp8 = properties.major > kHopper && has(MatmulElem::kMxE4M3);
+  products_.block_fp4 = properties.major > kHopper && has(MatmulElem::kNvE2M1);
+  const char* const carried = products_.block_fp4   ? "NVFP4 or MXFP8"
+                              : products_.block_fp8 ? "MXFP8"
+                              : products_.outer_fp8 ? "FP8"
+                                                    : "BF16";
+  description_ += std::string(", codes as ") + carried;
   return OkStatus();
 }
 
 Support CudaBackend::Supports(const OpQuery& query) const {
   const auto outer = [](Elem elem) {
-    return elem == Elem::kE2M1 || elem == Elem::kE4M3 || elem == Elem::kE5M2;
+    return elem == Elem::kE2M1 || elem == Elem::kE4M3 || elem == Elem::kE5M2 || elem == Elem::kInt8;
   };
   switch (query.op) {
     case Op::kQuantize:
@@ -125,11 +128,16 @@ void CudaBackend::Free(void* memory) {
   cudaFree(memory);  // waits for the work that uses it
 }
 
+std::array<const Buffer*, 19> CudaBackend::Workspaces() const {
+  return {&norm_partials_,   &attention_delta_, &attention_rounded_, &gemm_a_,      &gemm_b_,
+          &reduce_partials_, &histogram_,       &row_stats_,         &column_amax_, &words_,
+          &code_a_,          &code_b_,          &code_out_,          &scale_a_,     &scale_b_,
+          &block_a_,         &block_b_,         &group_amax_,        &group_sums_};
+}
+
 int64_t CudaBackend::workspace_bytes() const {
   int64_t total = Matmul::kWorkspaceBytes;
-  for (const Buffer* buffer : {&norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_,
-                               &gemm_b_, &reduce_partials_, &histogram_, &row_stats_, &column_amax_,
-                               &words_, &code_a_, &code_b_, &code_out_, &scale_a_, &scale_b_}) {
+  for (const Buffer* buffer : Workspaces()) {
     total += buffer->capacity_bytes();
   }
   return total;

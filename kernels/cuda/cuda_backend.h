@@ -12,6 +12,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
@@ -20,6 +21,7 @@
 #include <unordered_map>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/code_carrier.h"
 #include "kernels/cuda/matmul.h"
 
 namespace nibble::cuda {
@@ -109,14 +111,21 @@ class CudaBackend final : public Backend {
   CudaBackend(int device, int64_t memory_limit_bytes);
   Status Open();  // stream, handles, description
 
+  std::array<const Buffer*, 19> Workspaces() const;
+
   // Raises a device flag for ids outside [0, limit); OUT_OF_RANGE names the operation. Waits.
   Status CheckIds(const char* op, ConstTensorView ids, int64_t limit, bool allow_ignore);
   Status Rope(const RopeParams& params, TensorView x, float sign);
   // Products on codes; code_gemm.cu.
-  MatmulElem CarrierOf(const QuantizedGemmParams& params, const QuantizedTensor& a,
-                       const QuantizedTensor& b, const MatmulShape& shape) const;
-  Status Carry(const QuantizedTensor& x, MatmulElem carrier, bool transposed, bool residual_alone,
-               Buffer& buffer);
+  Status Carry(const QuantizedTensor& x, CodeCarrier carrier, bool transposed, Buffer& buffer);
+  template <typename Carrier>
+  Status PlaceOutliers(const QuantizedTensor& x, bool transposed, typename Carrier::Stored* out);
+  Status CarryResidual(const QuantizedTensor& x, CodeCarrier carrier, bool transposed,
+                       Buffer& buffer);
+  Status CarryBlockScales(const QuantizedTensor& x, CodeCarrier carrier, bool transposed,
+                          Buffer& buffer);
+  Status SideScales(const QuantizedTensor& x, bool folded, CodeCarrier carrier, int64_t count,
+                    Buffer& buffer);
   Status CarriedProduct(const MatmulShape& shape, bool accumulate, TensorView out);
   // Replaces each view by a copy rounded to BF16, valid until the next attention call.
   Status RoundOperands(std::initializer_list<ConstTensorView*> operands);
@@ -155,14 +164,14 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Matmul> matmul_;
   int64_t block_shared_bytes_ = 0;  // most that a block may ask for
-  bool float8_products_ = false;    // FP8 with a scale vector per side (OUTER_VEC_32F)
+  NarrowProducts products_;
   int64_t allocated_bytes_ = 0;
   int64_t peak_allocated_bytes_ = 0;
   std::unordered_map<void*, int64_t> allocations_;
   // One per purpose, so that operations may call each other.
   Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
   Buffer histogram_, row_stats_, column_amax_, words_, code_a_, code_b_, code_out_;
-  Buffer scale_a_, scale_b_, group_amax_, group_sums_;
+  Buffer scale_a_, scale_b_, block_a_, block_b_, group_amax_, group_sums_;
 };
 
 }  // namespace nibble::cuda

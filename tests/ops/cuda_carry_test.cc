@@ -8,6 +8,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/carry_kernels.cuh"
+#include "kernels/cuda/code_carrier.h"
 #include "kernels/formats/philox.h"
 
 namespace nibble::cuda {
@@ -27,7 +28,8 @@ class CarryTest : public testing::Test {
  protected:
   void SetUp() override { cpu_ = *MakeBackend("cpu", {1, 0}); }
 
-  QuantizedTensor Quantized(const Quant& quant, int64_t rows, int64_t cols, uint32_t stream) {
+  QuantizedTensor Quantized(const Quant& quant, int64_t rows, int64_t cols, uint32_t stream,
+                            const QuantizeContext& context = {}) {
     std::vector<float> x(static_cast<size_t>(rows * cols));
     for (size_t i = 0; i < x.size(); ++i) {
       const uint32_t word = formats::RandomWord(9, 0, stream, i);
@@ -35,7 +37,7 @@ class CarryTest : public testing::Test {
           static_cast<float>(static_cast<int32_t>(word)) * (word % 19 == 0 ? 0x1p-27f : 0x1p-31f);
     }
     QuantizedTensor q;
-    EXPECT_TRUE(cpu_->Quantize(quant, {}, {x.data(), rows, cols}, &q, {}).ok());
+    EXPECT_TRUE(cpu_->Quantize(quant, context, {x.data(), rows, cols}, &q, {}).ok());
     return q;
   }
 
@@ -150,6 +152,146 @@ TEST_F(CarryTest, EveryValueOfAFormatArrives) {
       EXPECT_EQ(elem == Elem::kE4M3 ? AsE4M3::Of(value) : AsE5M2::Of(value), codes[i]);
     }
   }
+}
+
+Quant GroupsOf(Elem elem, Block block, int group, ScaleRule scale, float max) {
+  Quant quant;
+  quant.elem = elem;
+  quant.block = block;
+  quant.group = group;
+  quant.scale = scale;
+  quant.scale_max = max;
+  return quant;
+}
+
+const Quant kGroupQuants[] = {GroupsOf(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kNv, 448),
+                              GroupsOf(Elem::kE2M1, Block::kTile, 16, ScaleRule::kNv, 448),
+                              GroupsOf(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kU53, 448),
+                              GroupsOf(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Floor, 6),
+                              GroupsOf(Elem::kE4M3, Block::kGroup, 32, ScaleRule::kE8Up, 448),
+                              GroupsOf(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kA34, 6),
+                              GroupsOf(Elem::kE4M3, Block::kGroup, 128, ScaleRule::kCurrentP2, 448),
+                              GroupsOf(Elem::kE2M1, Block::kGroup, 128, ScaleRule::kF32, 6)};
+
+// Elements times their group's scale are BF16 numbers: with the second level they are the decoded
+// tensor; and the FP32 form is, too.
+TEST_F(CarryTest, GroupsArriveAsBf16AndFp32) {
+  for (const Quant& quant : kGroupQuants) {
+    SCOPED_TRACE(ScaleName(quant) + " " + BlockName(quant.block, quant.group));
+    const QuantizedTensor q = Quantized(quant, 64, 128, 7);
+    std::vector<float> decoded(64 * 128), whole(decoded.size());
+    ASSERT_TRUE(cpu_->Dequantize(q, {decoded.data(), 64, 128}).ok());
+    std::vector<uint16_t> bf16(decoded.size());
+    const StoredGroups stored = StoredGroupsOf(q);
+    const CarriedGroups full{stored, CarriedGroups::Form::kDecoded, 64, 128};
+    const CarriedGroups scaled{stored, CarriedGroups::Form::kScaled, 64, 128};
+    Emulator::Get().Launch({4, 2}, kThreads, 0, FiberOrder::kForwards,
+                           [&] { CarryKernel<AsF32>(full, false, whole.data()); });
+    EXPECT_EQ(whole, decoded);
+    if (ChooseCarrier({}, Support::kFast, q, q, 64, 64, 128) == CodeCarrier::kF32) {
+      EXPECT_EQ(quant.scale, ScaleRule::kF32);  // the one rule here whose scales have 24 bits
+      continue;
+    }
+    Emulator::Get().Launch({4, 2}, kThreads, 0, FiberOrder::kBackwards,
+                           [&] { CarryKernel<AsBf16>(scaled, false, bf16.data()); });
+    const float outer =
+        q.has_group_scale ? static_cast<const float*>(q.outer_scale.data())[0] : 1.0f;
+    for (size_t i = 0; i < decoded.size(); ++i) {
+      ASSERT_EQ((formats::FromBf16(bf16[i]) * outer) / q.outer_divisor, decoded[i]) << i;
+    }
+  }
+}
+
+// What a block-scaled product reads back, bytes and scales apart, is the decoded tensor.
+TEST_F(CarryTest, BlockScaledOperandsAreTheDecodedTensor) {
+  constexpr int64_t kRows = 96, kCols = 160;
+  const NarrowProducts blackwell{false, true, true};
+  for (const Quant& quant : kGroupQuants) {
+    for (const bool turned : {false, true}) {
+      SCOPED_TRACE(ScaleName(quant) + " " + BlockName(quant.block, quant.group) +
+                   (turned ? " turned" : ""));
+      QuantizeContext context;
+      context.contraction = turned ? Axis::kRows : Axis::kCols;
+      const QuantizedTensor q = Quantized(quant, kRows, kCols, 8, context);
+      const CodeCarrier carrier = ChooseCarrier(blackwell, Support::kFast, q, q, 96, 160, 96);
+      const bool fp4 = carrier == CodeCarrier::kBlockFp4;
+      if (!fp4 && carrier != CodeCarrier::kBlockFp8) continue;
+      const int64_t lines = turned ? kCols : kRows, depth = turned ? kRows : kCols;
+      std::vector<uint8_t> bytes(static_cast<size_t>(lines * depth));
+      const StoredGroups stored = StoredGroupsOf(q);
+      const CarriedGroups values{stored, CarriedGroups::Form::kElement, kRows, kCols};
+      Emulator::Get().Launch({5, 2}, kThreads, 0, FiberOrder::kBackwards, [&] {
+        if (!fp4) return CarryKernel<AsE4M3>(values, turned, bytes.data());
+        if (turned) {
+          TurnPairsKernel(stored.codes, kRows, kCols, q.code_row_bytes(), bytes.data());
+        }
+      });
+      if (fp4 && !turned) std::memcpy(bytes.data(), q.codes.data(), bytes.size() / 2);
+      const int64_t group = fp4 ? 16 : 32, blocks = depth / group;
+      std::vector<uint8_t> scales(static_cast<size_t>(formats::BlockScaleBytes(lines, blocks)), 0);
+      const BlockScaleOp op{
+          stored,       static_cast<const uint8_t*>(q.scale_codes.data()), 0, turned, blocks, group,
+          scales.data()};
+      for (int64_t i = 0; i < lines * blocks; ++i) op(i);
+      std::vector<float> decoded(bytes.size());
+      ASSERT_TRUE(cpu_->Dequantize(q, {decoded.data(), kRows, kCols}).ok());
+      const float outer = static_cast<const float*>(q.outer_scale.data())[0];
+      for (int64_t line = 0; line < lines; ++line) {
+        for (int64_t i = 0; i < depth; ++i) {
+          const auto at = static_cast<size_t>(line * depth + i);
+          const uint8_t pair = fp4 ? bytes[at / 2] : bytes[at];
+          const float grid = fp4 ? formats::DecodeE2M1(i % 2 == 0 ? pair & 15u : pair >> 4)
+                                 : formats::DecodeE4M3(pair);
+          const uint8_t code =
+              scales[static_cast<size_t>(formats::BlockScaleOffset(line, i / group, blocks))];
+          const float scale = fp4 ? formats::DecodeE4M3(code) : formats::DecodeE8M0(code);
+          const auto source = static_cast<size_t>(turned ? i * kCols + line : line * kCols + i);
+          ASSERT_EQ(((grid * scale) * outer) / q.outer_divisor, decoded[source])
+              << line << ' ' << i;
+        }
+      }
+    }
+  }
+}
+
+// Formats, scales and sizes decide alone which unit multiplies.
+TEST_F(CarryTest, TheCarrierFollowsDeviceFormatsAndSizes) {
+  const NarrowProducts none{}, hopper{true, false, false}, blackwell{false, true, true};
+  const auto choose = [&](const NarrowProducts& device, const Quant& a, const Quant& b,
+                          int64_t k = 128) {
+    const QuantizedTensor left = Quantized(a, 64, k, 9), right = Quantized(b, 32, k, 10);
+    return std::string(
+        CodeCarrierName(ChooseCarrier(device, Support::kFast, left, right, 64, 32, k)));
+  };
+  const Quant rows = RowsOf(Elem::kE2M1, 6, OccComp::kNone);
+  const Quant wide = RowsOf(Elem::kE2M1, 6, OccComp::kWide);
+  const Quant int8 = RowsOf(Elem::kInt8, 127, OccComp::kNone);
+  const Quant residual = RowsOf(Elem::kE2M1, 6, OccComp::kE4M3);
+  EXPECT_EQ(choose(none, rows, rows), "bf16");
+  EXPECT_EQ(choose(hopper, rows, rows), "fp8");
+  EXPECT_EQ(choose(hopper, rows, rows, 120), "bf16");
+  EXPECT_EQ(choose(hopper, residual, rows), "fp8");
+  EXPECT_EQ(choose(hopper, wide, rows), "bf16");
+  EXPECT_EQ(choose(hopper, int8, rows), "bf16");
+  EXPECT_EQ(choose(blackwell, rows, rows), "nvfp4");
+  EXPECT_EQ(choose(blackwell, RowsOf(Elem::kE4M3, 448, OccComp::kNone), rows), "mxfp8");
+  EXPECT_EQ(choose(blackwell, RowsOf(Elem::kE5M2, 57344, OccComp::kNone), rows), "bf16");
+  const Quant& nv = kGroupQuants[0];
+  const Quant& nv_tile = kGroupQuants[1];
+  const Quant& u53 = kGroupQuants[2];
+  const Quant& mx = kGroupQuants[3];
+  EXPECT_EQ(choose(blackwell, nv, nv_tile), "nvfp4");
+  EXPECT_EQ(choose(blackwell, u53, u53), "bf16");
+  EXPECT_EQ(choose(blackwell, mx, kGroupQuants[4]), "mxfp8");
+  EXPECT_EQ(choose(hopper, nv, nv_tile), "bf16");
+  EXPECT_EQ(choose(hopper, mx, mx), "bf16");
+  Quant outer_128 = nv, simulated = nv;
+  outer_128.outer = Outer::k128;
+  simulated.round = Round::kAway;
+  EXPECT_EQ(choose(blackwell, outer_128, nv), "fp32");
+  EXPECT_EQ(choose(blackwell, simulated, nv), "fp32");
+  const QuantizedTensor q = Quantized(rows, 64, 128, 9);
+  EXPECT_EQ(ChooseCarrier(hopper, Support::kReference, q, q, 64, 64, 128), CodeCarrier::kF32);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ std::vector<uint8_t> Bytes(Backend& backend, const Buffer& buffer, int64_t size)
 
 // Everything a quantized tensor holds, on the host.
 struct HostCopy {
-  std::vector<uint8_t> codes, enc, offsets, columns, values;
+  std::vector<uint8_t> codes, enc, offsets, columns, values, scale_codes, outer_scale;
   std::vector<float> decoded;
   int64_t count, nonfinite;
   float residual_enc;
@@ -50,9 +50,14 @@ HostCopy QuantizeOn(Backend& backend, const Quant& quant, const std::vector<floa
   QuantizedTensor q;
   const Status status = backend.Quantize(quant, {}, x, &q, decoded);
   EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_TRUE(backend.ReadCounters(&q).ok());
   HostCopy host;
   host.codes = Bytes(backend, q.codes, rows * q.code_row_bytes());
   host.enc = Bytes(backend, q.enc, q.scale_count() * 4);
+  if (q.has_group_scale) {
+    host.scale_codes = Bytes(backend, q.scale_codes, q.scale_count());
+    host.outer_scale = Bytes(backend, q.outer_scale, q.outer_count() * 4);
+  }
   if (q.comp != OccComp::kNone) {
     host.offsets = Bytes(backend, q.residual_offsets, (rows + 1) * 4);
     host.columns = Bytes(backend, q.residual_columns, q.residual_count * 4);
@@ -91,6 +96,14 @@ Quant Float8(Elem elem, ScaleRule rule, float max) {
   return quant;
 }
 
+Quant Groups(Block block, int group, ScaleRule rule, float max, Round round) {
+  Quant quant = Float8(Elem::kE2M1, rule, max);
+  quant.block = block;
+  quant.group = group;
+  quant.round = round;
+  return quant;
+}
+
 TEST(CudaPlugin, WithoutPluginOrDeviceSaysWhatIsMissing) {
   const Status status = MakeBackend("cuda", {}).status();
   if (status.ok()) GTEST_SKIP() << "a device is present";
@@ -122,7 +135,12 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
                           Clamped(OccScope::kTensor, OccComp::kWide),
                           Clamped(OccScope::kToken, OccComp::kNone),
                           Float8(Elem::kE4M3, ScaleRule::kCurrent, 448),
-                          Float8(Elem::kE5M2, ScaleRule::kP2, 57344)};
+                          Float8(Elem::kE5M2, ScaleRule::kP2, 57344),
+                          Groups(Block::kGroup, 16, ScaleRule::kNv, 448, Round::kTe8),
+                          Groups(Block::kTile, 16, ScaleRule::kNv, 448, Round::kEven),
+                          Groups(Block::kGroup, 32, ScaleRule::kE8Up, 6, Round::kSr24),
+                          Groups(Block::kGroup, 16, ScaleRule::kU53, 448, Round::kSr24),
+                          Groups(Block::kGroup, 32, ScaleRule::kQuartet, 6, Round::kEven)};
   const std::pair<int64_t, int64_t> shapes[] = {{1, 1}, {3, 7}, {64, 256}, {37, 1031}, {300, 129}};
   for (const Quant& quant : quants) {
     for (const auto& [rows, cols] : shapes) {
@@ -134,6 +152,8 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
       const HostCopy b = QuantizeOn(**cuda, quant, source, rows, cols);
       EXPECT_EQ(a.codes, b.codes);
       EXPECT_EQ(a.enc, b.enc);
+      EXPECT_EQ(a.scale_codes, b.scale_codes);
+      EXPECT_EQ(a.outer_scale, b.outer_scale);
       EXPECT_EQ(a.offsets, b.offsets);
       EXPECT_EQ(a.columns, b.columns);
       EXPECT_EQ(a.values, b.values);

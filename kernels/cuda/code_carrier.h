@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which operand form carries codes to the tensor cores of a device.
+//
+// Purpose: the choice from formats, scales and sizes alone, on the host, where tests reach it
+// without a GPU. Thread-safety: pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+
+namespace nibble::cuda {
+
+// Products a device has beside FP32 and BF16.
+struct NarrowProducts {
+  bool outer_fp8 = false;  // FP8 bytes, an FP32 scale per row and column (Hopper)
+  bool block_fp8 = false;  // E4M3 bytes, an E8M0 scale per 32 (MXFP8; Blackwell)
+  bool block_fp4 = false;  // E2M1 pairs, an E4M3 scale per 16 (NVFP4; Blackwell)
+};
+
+// kBf16: also a code times its group's scale; the rest of the scales follow in FP32. kF32: decoded
+// in full where groups are concerned.
+enum class CodeCarrier : uint8_t { kF32, kBf16, kOuterFp8, kBlockFp8, kBlockFp4 };
+const char* CodeCarrierName(CodeCarrier carrier);  // "fp32", "bf16", "fp8", "mxfp8", "nvfp4"
+
+// out (m, n) = sum over k of codes of a and b; kReference asks for kF32.
+CodeCarrier ChooseCarrier(const NarrowProducts& device, Support path, const QuantizedTensor& a,
+                          const QuantizedTensor& b, int64_t m, int64_t n, int64_t k);
+
+}  // namespace nibble::cuda
