@@ -67,7 +67,7 @@ struct QuantizedTensor {
   bool has_mask = false;
 
   // Residual x - clamp(x): offsets (rows + 1) i32, columns (nnz) i32, values as E4M3 codes (u8)
-  // with one scale, or FP32, or (kWide) i8 half units to add to the element's code.
+  // with one scale, or FP32, or (wide) i8 half units to add to the element's code.
   Buffer residual_offsets;
   Buffer residual_columns;
   Buffer residual_values;

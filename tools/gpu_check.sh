@@ -92,7 +92,7 @@ work=$build/training
 rm -rf "$work" && python3 tools/gpu_check/train_data.py "$work"
 runs_failed=0
 training='{'
-for recipe in bf16 fp4_ms_paper fp4_fold8; do
+for recipe in bf16 fp4_ms_paper fp4_fold8_e4m3; do
   for backend in cpu cuda; do
     timeout 240 "$build/bin/nibble-trainer" --config "$work/$recipe.json" \
       --dir "$work/$recipe-$backend" --backend $backend --quiet >"$out/train-$recipe-$backend.log" 2>&1

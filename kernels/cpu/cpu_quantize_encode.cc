@@ -20,11 +20,11 @@
 namespace nibble::cpu {
 namespace {
 
-// Integer code of an outlier in half units, at most kWideMax, less the code of its clamped value.
-constexpr float kWideMax = QuantizedTensor::kWideLimit;
-int8_t WideResidual(float value, float enc, float grid) {
-  const float halves = std::clamp(value * enc * 2.0f, -kWideMax, kWideMax);
-  return static_cast<int8_t>(std::clamp(std::nearbyint(halves) - grid * 2.0f, -kWideMax, kWideMax));
+// Code of an outlier in half units, at most kWideLimit, less the code of its clamped value.
+int8_t WideResidual(OccComp comp, float value, float enc, float grid) {
+  constexpr float kLimit = QuantizedTensor::kWideLimit;
+  const float code = formats::WideCode(value * enc * 2.0f, comp == OccComp::kWideE4M3);
+  return static_cast<int8_t>(std::clamp(code - grid * 2.0f, -kLimit, kLimit));
 }
 
 // The outliers of one row of a quantized tensor.
@@ -34,8 +34,8 @@ struct ResidualRow {
   const int32_t* columns;
   void* values;
 
-  // Writes those of a segment from *next on. `grid`: the element values, for kWide, whose largest
-  // full code raises *wide_max.
+  // Writes those of a segment from *next on. `grid`: the element values, for wide codes, whose
+  // largest full code raises *wide_max.
   void Write(const float* x, const Scaling& scaling, const float* grid, int64_t first_column,
              int64_t n, int32_t* next, int32_t* wide_max) const {
     int32_t* column = const_cast<int32_t*>(columns);
@@ -50,10 +50,10 @@ struct ResidualRow {
       column[*next] = static_cast<int32_t>(first_column + i);
       if (comp == OccComp::kE4M3) {
         static_cast<uint8_t*>(values)[*next] = formats::EncodeE4M3(residual * enc);
-      } else if (comp == OccComp::kWide) {
+      } else if (IsWide(comp)) {
         const float scale =
             scaling.enc_by_column != nullptr ? scaling.enc_by_column[i] : scaling.enc;
-        const int8_t wide = WideResidual(value, scale, grid[i]);
+        const int8_t wide = WideResidual(comp, value, scale, grid[i]);
         static_cast<int8_t*>(values)[*next] = wide;
         *wide_max = std::max(*wide_max, std::abs(wide + static_cast<int32_t>(grid[i] * 2.0f)));
       } else {
@@ -200,7 +200,7 @@ class RowEncoder {
     const int64_t at = row * out.code_row_bytes() + col * ElemBits(out.elem) / 8;
     uint8_t* codes = out.has_codes ? static_cast<uint8_t*>(out.codes.data()) + at : scratch;
     const bool outliers = out.comp != OccComp::kNone && job_.stats[row].residual_count > 0;
-    const bool wide = outliers && out.comp == OccComp::kWide;
+    const bool wide = outliers && IsWide(out.comp);
     const bool decoded = job_.decoded.data != nullptr;
     if (direct_) {
       const uint32_t* words = random ? words_.Of(row, col, n) : nullptr;
@@ -238,7 +238,7 @@ class RowEncoder {
   }
 
   void AddResidual(int64_t row, int32_t end) {
-    if (job_.out->comp == OccComp::kNone || job_.out->comp == OccComp::kWide) return;
+    if (job_.out->comp == OccComp::kNone || IsWide(job_.out->comp)) return;
     const int32_t* offsets = static_cast<const int32_t*>(job_.out->residual_offsets.data());
     residual_.AddDecoded(offsets[row], end, job_.decoded.f32() + row * x_.cols);
   }
@@ -297,10 +297,10 @@ Status CpuBackend::Dequantize(const QuantizedTensor& x, TensorView decoded) {
         GridFromCodes(x.elem, codes + row * row_bytes + col * bits / 8, grid, n);
         const int32_t from = next;
         while (next < end && residual.columns[next] < col + n) ++next;
-        if (x.comp == OccComp::kWide) residual.AddWide(from, next, col, grid);
+        if (IsWide(x.comp)) residual.AddWide(from, next, col, grid);
         DecodeGrid(x, row, col, grid, target + col, n);
       }
-      if (outliers && x.comp != OccComp::kWide) residual.AddDecoded(begin, end, target);
+      if (outliers && !IsWide(x.comp)) residual.AddDecoded(begin, end, target);
     }
   });
   return OkStatus();

@@ -158,7 +158,7 @@ struct CarriedResidual {
   const void* values;
 };
 
-// kWide: the element becomes its code plus the wide one. Others: the residual itself, unscaled, in
+// Wide: the element becomes its code plus the wide one. Others: the residual itself, unscaled, in
 // an `out` that is zero elsewhere.
 template <typename Carrier>
 struct CarryOutliersOp {
@@ -170,7 +170,7 @@ struct CarryOutliersOp {
     for (int32_t i = residual.offsets[row]; i < residual.offsets[row + 1]; ++i) {
       const int64_t col = residual.columns[i];
       float value = 0;
-      if (residual.comp == OccComp::kWide) {
+      if (residual.comp == OccComp::kWide || residual.comp == OccComp::kWideE4M3) {
         const auto wide = static_cast<float>(static_cast<const int8_t*>(residual.values)[i]);
         value = x.Value(row, col) + 0.5f * wide;
       } else if (residual.comp == OccComp::kE4M3) {

@@ -30,21 +30,25 @@ bool FitsBf16(const QuantizedTensor& x) {
   return SmallScales(x) || (!x.has_group_scale && PowerOfTwoScale(x.scale));
 }
 
-// Outliers beside the codes keep their product in two parts.
-bool Whole(const QuantizedTensor& x) { return x.comp == OccComp::kNone; }
+// FP8 bytes hold every code, outliers included. A wide integer of seven significant bits is not
+// among their values; split into two that are, it would cost two products, as much as one of BF16.
+bool FitsBytes(const QuantizedTensor& x) {
+  return x.comp == OccComp::kNone || x.comp == OccComp::kWideE4M3;
+}
 
 bool FitsOuterFp8(const QuantizedTensor& x) {
   const bool elem = x.elem == Elem::kE2M1 || x.elem == Elem::kE4M3 || x.elem == Elem::kE5M2;
-  return elem && !Grouped(x) && (Whole(x) || x.comp == OccComp::kE4M3);
+  // An E4M3 residual is a second product of the same kind.
+  return elem && !Grouped(x) && (FitsBytes(x) || x.comp == OccComp::kE4M3);
 }
 bool FitsBlockFp8(const QuantizedTensor& x) {
   if (x.elem != Elem::kE2M1 && x.elem != Elem::kE4M3) return false;
-  if (!Grouped(x)) return Whole(x);
+  if (!Grouped(x)) return FitsBytes(x);
   return x.group == kBlockFp8Group && E8M0Scale(x.scale);
 }
 bool FitsBlockFp4(const QuantizedTensor& x) {
   if (x.elem != Elem::kE2M1) return false;
-  if (!Grouped(x)) return Whole(x);
+  if (!Grouped(x)) return x.comp == OccComp::kNone;
   const bool e4m3 = x.scale == ScaleRule::kNv || x.scale == ScaleRule::kEden;
   return x.group == kBlockFp4Group && e4m3 && SmallScales(x);
 }

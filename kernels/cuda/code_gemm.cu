@@ -19,7 +19,6 @@ constexpr int64_t kBlockFp4Group = 16, kBlockFp8Group = 32;
 bool HasResidual(const QuantizedTensor& x) {
   return (x.comp == OccComp::kE4M3 || x.comp == OccComp::kBf16) && x.residual_count > 0;
 }
-bool IsWide(const QuantizedTensor& x) { return x.comp == OccComp::kWide; }
 bool IsBlockScaled(CodeCarrier carrier) {
   return carrier == CodeCarrier::kBlockFp4 || carrier == CodeCarrier::kBlockFp8;
 }
@@ -119,7 +118,7 @@ Status CudaBackend::Carry(const QuantizedTensor& x, CodeCarrier carrier, bool tr
     const CarriedCodes values{x.elem, x.rows, x.cols, x.code_row_bytes(), codes};
     CarryKernel<Carrier><<<grid, kThreads, 0, stream_>>>(values, transposed, out);
     RETURN_IF_ERROR(LaunchStatus("QuantizedGemm"));
-    return IsWide(x) ? PlaceOutliers<Carrier>(x, transposed, out) : OkStatus();
+    return IsWide(x.comp) ? PlaceOutliers<Carrier>(x, transposed, out) : OkStatus();
   });
 }
 

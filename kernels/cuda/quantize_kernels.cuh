@@ -198,10 +198,6 @@ struct EncodeTask {
   void* values;
 };
 
-// Integer code of an outlier in half units, at most kWideMax, less the code of its clamped value.
-inline constexpr float kWideMax = 127.0f;
-__device__ inline float ClampWide(float x) { return fminf(fmaxf(x, -kWideMax), kWideMax); }
-
 // Stores an outlier; what the decoded element becomes, which is `decoded` without it.
 __device__ inline float StoreResidual(const EncodeTask& t, int32_t at, int64_t col, float value,
                                       float clamped, float enc, float grid, float decoded) {
@@ -212,9 +208,10 @@ __device__ inline float StoreResidual(const EncodeTask& t, int32_t at, int64_t c
     static_cast<uint8_t*>(t.values)[at] = code;
     return decoded + formats::DecodeE4M3(code) / t.counters->residual_enc;
   }
-  if (t.comp == OccComp::kWide) {
-    const float halves = ClampWide(value * enc * 2.0f);
-    const float wide = ClampWide(nearbyintf(halves) - grid * 2.0f);
+  if (t.comp == OccComp::kWide || t.comp == OccComp::kWideE4M3) {
+    // In half units, less the code of the clamped value.
+    const float code = formats::WideCode(value * enc * 2.0f, t.comp == OccComp::kWideE4M3);
+    const float wide = fminf(fmaxf(code - grid * 2.0f, -127.0f), 127.0f);
     static_cast<int8_t*>(t.values)[at] = static_cast<int8_t>(wide);
     return DecodeGrid(t.scale, enc, grid + wide * 0.5f);
   }
@@ -327,7 +324,7 @@ struct AddResidualOp {
     for (int32_t i = offsets[row]; i < offsets[row + 1]; ++i) {
       const int64_t col = columns[i];
       float* const target = decoded + row * x.cols + col;
-      if (comp == OccComp::kWide) {
+      if (comp == OccComp::kWide || comp == OccComp::kWideE4M3) {
         const float wide = static_cast<float>(static_cast<const int8_t*>(values)[i]) * 0.5f;
         *target = x.Decode(row, col, x.Grid(row, col) + wide);
       } else if (comp == OccComp::kE4M3) {

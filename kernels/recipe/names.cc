@@ -48,7 +48,7 @@ const Words& OccScopes() {
   return words;
 }
 const Words& OccComps() {
-  static const Words words = {"none", "e4m3", "bf16", "wide"};
+  static const Words words = {"none", "e4m3", "bf16", "wide", "wide_e4m3"};
   return words;
 }
 const Words& Outers() {

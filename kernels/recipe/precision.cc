@@ -18,7 +18,7 @@ PrecisionClass ClassOf(const Quant& quant) {
     default:
       break;
   }
-  const bool wide = quant.pre.enabled && quant.pre.comp == OccComp::kWide;
+  const bool wide = quant.pre.enabled && IsWide(quant.pre.comp);
   return ElemBits(quant.elem) == 4 && !quant.recast_e4m3 && !wide ? PrecisionClass::kFp4
                                                                   : PrecisionClass::kFp8;
 }
@@ -66,7 +66,7 @@ GemmPrecision PrecisionOfGemm(const LinearRecipe& linear, Slot left, Slot right)
   if (inside) out.reason += ", with a vector scale along the contraction";
   for (const Quant* quant : {&a, &b}) {
     if (quant->recast_e4m3) out.reason += ", E4M3 after the FP4 rounding";
-    if (quant->pre.enabled && quant->pre.comp == OccComp::kWide) {
+    if (quant->pre.enabled && IsWide(quant->pre.comp)) {
       out.reason += ", outliers being 8-bit codes among the 4-bit ones";
     }
   }

@@ -69,8 +69,10 @@ enum class Round : uint8_t { kEven, kHalfUp, kAway, kZero, kSr24, kTe8 };
 enum class Source : uint8_t { kHp, kReuse, kRequant };
 enum class OccScope : uint8_t { kTensor, kToken };
 // What happens to the clamped-off residual: lost; kept beside the codes in E4M3 or BF16; or kept as
-// wider integer codes on the row's own scale (half units, at most 127).
-enum class OccComp : uint8_t { kNone, kE4M3, kBf16, kWide };
+// wider integer codes on the row's own scale, in half units: at most 127, or at most 112 with four
+// significant bits, so that every code is an E4M3 value as well.
+enum class OccComp : uint8_t { kNone, kE4M3, kBf16, kWide, kWideE4M3 };
+constexpr bool IsWide(OccComp comp) { return comp == OccComp::kWide || comp == OccComp::kWideE4M3; }
 
 // Outlier clamping: quantile `alpha` of the signed values on both sides, residual compensated.
 struct Occ {

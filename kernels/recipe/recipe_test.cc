@@ -86,8 +86,10 @@ TEST(Recipe, FoldedRowsFoldIntoQuantizedGradients) {
     Elem elem;
     float max;
     Round round;
+    OccComp comp = OccComp::kWide;
   } rows[] = {{"fp4_fold4", Elem::kE2M1, 6, Round::kSr24},
               {"fp4_fold8", Elem::kE4M3, 448, Round::kEven},
+              {"fp4_fold8_e4m3", Elem::kE4M3, 448, Round::kEven, OccComp::kWideE4M3},
               {"fp4_foldi8", Elem::kInt8, 127, Round::kSr24}};
   for (const auto& row : rows) {
     const LinearRecipe linear = FindRecipe(row.name)->linear;
@@ -99,7 +101,7 @@ TEST(Recipe, FoldedRowsFoldIntoQuantizedGradients) {
     EXPECT_EQ(gd.elem, row.elem);
     EXPECT_EQ(gw.scale_max, row.max);
     EXPECT_EQ(gw.round, row.round);
-    EXPECT_EQ(linear.slot(Slot::kXf).pre.comp, OccComp::kWide);
+    EXPECT_EQ(linear.slot(Slot::kXf).pre.comp, row.comp);
     EXPECT_TRUE(linear.SharesCodes(Slot::kWd) && linear.SharesCodes(Slot::kXw));
     EXPECT_FALSE(linear.SharesCodes(Slot::kGw));
   }

@@ -178,7 +178,7 @@ Status CheckOutliers(const std::string& where, Slot slot, const Quant& quant) {
   }
   const bool vector = quant.block == Block::kTensor || quant.block == Block::kToken;
   const bool plain = HasOnePlainScale(quant);
-  if (quant.pre.comp == OccComp::kWide && (quant.elem != Elem::kE2M1 || !vector || !plain)) {
+  if (IsWide(quant.pre.comp) && (quant.elem != Elem::kE2M1 || !vector || !plain)) {
     return Broken(Rule::kWide, where + ".pre.occ.comp", ScaleOfWhat(quant));
   }
   if (quant.pre.comp != OccComp::kNone && !plain) {
@@ -429,7 +429,7 @@ const std::vector<RecipeRule>& RecipeRules() {
        "by "
        "tensor, tok or ich with f32, p2 or cur of this call, no mask, post, fallback, H or fresh "
        "signs"},
-      {"wide", "comp wide needs e2m1 by tensor or tok with f32, p2 or cur"},
+      {"wide", "comp wide and wide_e4m3 need e2m1 by tensor or tok with f32, p2 or cur"},
       {"mask",
        "masks are for Xf and Wf: lt6 with e2m1 by 1xB, trust with quest; a rotated one needs the "
        "other operand's backward slot to be reuse or requant"},

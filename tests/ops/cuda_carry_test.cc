@@ -6,6 +6,8 @@
 // The emulator first: it is what the kernels see of CUDA.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "kernels/backend.h"
 #include "kernels/cuda/carry_kernels.cuh"
 #include "kernels/cuda/code_carrier.h"
@@ -123,6 +125,14 @@ TEST_F(CarryTest, CarriedBf16ProductsOfWideCodesAreTheCpusBits) {
   const QuantizedTensor b = Quantized(RowsOf(Elem::kE2M1, 6, OccComp::kNone), 13, 301, 5);
   ASSERT_GT(a.residual_count, 0);
   EXPECT_EQ(Product<AsBf16>(a, b, formats::FromBf16), CpuProduct(a, b));
+}
+
+TEST_F(CarryTest, CarriedFloat8ProductsOfWideCodesOnTheE4M3GridAreTheCpusBits) {
+  const QuantizedTensor a = Quantized(RowsOf(Elem::kE2M1, 6, OccComp::kWideE4M3), 19, 301, 4);
+  const QuantizedTensor b = Quantized(RowsOf(Elem::kE2M1, 6, OccComp::kNone), 13, 301, 5);
+  const auto* wide = static_cast<const int8_t*>(a.residual_values.data());
+  ASSERT_GT(*std::max_element(wide, wide + a.residual_count), 16);  // beyond E2M1's 12 halves
+  EXPECT_EQ(Product<AsE4M3>(a, b, formats::DecodeE4M3), CpuProduct(a, b));
 }
 
 // Codes over their scales and residuals over theirs are the decoded tensor.
@@ -273,6 +283,9 @@ TEST_F(CarryTest, TheCarrierFollowsDeviceFormatsAndSizes) {
   EXPECT_EQ(choose(hopper, residual, rows), "fp8");
   EXPECT_EQ(choose(hopper, wide, rows), "bf16");
   EXPECT_EQ(choose(hopper, int8, rows), "bf16");
+  const Quant wide_e4m3 = RowsOf(Elem::kE2M1, 6, OccComp::kWideE4M3);
+  EXPECT_EQ(choose(hopper, wide_e4m3, rows), "fp8");
+  EXPECT_EQ(choose(blackwell, wide_e4m3, rows), "mxfp8");
   EXPECT_EQ(choose(blackwell, rows, rows), "nvfp4");
   EXPECT_EQ(choose(blackwell, RowsOf(Elem::kE4M3, 448, OccComp::kNone), rows), "mxfp8");
   EXPECT_EQ(choose(blackwell, RowsOf(Elem::kE5M2, 57344, OccComp::kNone), rows), "bf16");

@@ -146,17 +146,13 @@ class EmulatedQuantize {
     Launch({strips, 3}, [=] { MeasureColumnsKernel(source, fold, stats, rows, cols, amax); });
     result.enc.resize(static_cast<size_t>(shape.scale_count()));
     if (shape.comp != OccComp::kNone) result.offsets.resize(static_cast<size_t>(rows + 1));
-    const ScaleTask task{quant.scale,
-                         quant.scale_max,
-                         axis_,
-                         rows,
-                         cols,
-                         stats,
-                         amax,
-                         result.enc.data(),
-                         shape.comp,
-                         shape.comp != OccComp::kNone ? result.offsets.data() : nullptr,
-                         &counters_};
+    const ScaleTask task{
+        quant.scale, quant.scale_max,
+        axis_,       rows,
+        cols,        stats,
+        amax,        result.enc.data(),
+        shape.comp,  shape.comp != OccComp::kNone ? result.offsets.data() : nullptr,
+        &counters_};
     Launch({1}, [=] { ScalesKernel(task); });
   }
 
@@ -200,6 +196,8 @@ const Case kCases[] = {
      OccComp::kBf16, true},
     {"wide", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kEven, Axis::kCols,
      OccComp::kWide, true},
+    {"wide e4m3", Elem::kE2M1, Block::kToken, ScaleRule::kF32, 6, Round::kEven, Axis::kCols,
+     OccComp::kWideE4M3, true},
     {"folded rows", Elem::kE4M3, Block::kToken, ScaleRule::kF32, 448, Round::kEven, Axis::kCols,
      OccComp::kNone, false, true},
     {"folded columns", Elem::kE4M3, Block::kOutputChannel, ScaleRule::kF32, 448, Round::kEven,

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 
-RECIPES = ("bf16", "fp4_ms_paper", "fp4_fold8")
+RECIPES = ("bf16", "fp4_ms_paper", "fp4_fold8", "fp4_fold8_e4m3")
 STEPS = 8
 SKIPPED = 3  # steps that warm up
 SECONDS = 40  # of one run

@@ -15,7 +15,7 @@ import sys
 
 VOCABULARY = 512
 STEPS = 200
-RECIPES = ("bf16", "fp4_ms_paper", "fp4_fold8")
+RECIPES = ("bf16", "fp4_ms_paper", "fp4_fold8_e4m3")
 
 
 class Random:

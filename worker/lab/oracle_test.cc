@@ -478,7 +478,7 @@ TEST_F(AxesTest, OutliersMasksRecastsAndFallbacks) {
                                  ScaleRule::kNv, ScaleRule::kE8Floor, ScaleRule::kQuartet}) {
       for (const OccScope scope : {OccScope::kTensor, OccScope::kToken}) {
         for (const OccComp comp :
-             {OccComp::kNone, OccComp::kE4M3, OccComp::kBf16, OccComp::kWide}) {
+             {OccComp::kNone, OccComp::kE4M3, OccComp::kBf16, OccComp::kWide, OccComp::kWideE4M3}) {
           for (const double alpha : {0.9, 0.97, 1.0}) {
             Quant quant = Of(Elem::kE2M1, block, group, rule);
             quant.pre = {true, alpha, scope, comp};
@@ -532,7 +532,8 @@ TEST_F(AxesTest, EstimatorsSharedCodesAndFolds) {
   }
   for (const Elem elem : {Elem::kE2M1, Elem::kE4M3, Elem::kE5M2, Elem::kInt8, Elem::kInt4}) {
     for (const Round round : {Round::kEven, Round::kSr24}) {
-      for (const OccComp comp : {OccComp::kNone, OccComp::kE4M3, OccComp::kWide}) {
+      for (const OccComp comp :
+           {OccComp::kNone, OccComp::kE4M3, OccComp::kWide, OccComp::kWideE4M3}) {
         LinearRecipe recipe = FindRecipe("fp4_fold4")->linear;
         recipe.slots[0].pre.comp = comp;
         for (const Slot slot : {Slot::kGd, Slot::kGw}) {

@@ -183,11 +183,15 @@ Result Quantize(const LinearRecipe& recipe, Slot slot, const Draw& draw, const M
   }
   for (size_t i = 0; i < decoded.v.size(); ++i) {
     if (q.pre.enabled && q.pre.comp == OccComp::kBf16) apart.v[i] = Bf16(apart.v[i]);
-    if (q.pre.enabled && q.pre.comp == OccComp::kWide) {
-      // Half units on the row's own scale, up to 127, for what lies beyond the bounds.
+    if (q.pre.enabled && IsWide(q.pre.comp)) {
+      // Half units on the row's own scale, up to 127, for what lies beyond the bounds; those of
+      // E4M3's grid have four significant bits and end at 112.
       if (apart.v[i] == 0) continue;
-      const double halves = D(F(whole.v[i]) * F(quantizer.enc[i]) * 2.0f);
-      decoded.v[i] = std::nearbyint(std::clamp(halves, -127.0, 127.0)) / 2 / quantizer.enc[i];
+      const bool e4m3 = q.pre.comp == OccComp::kWideE4M3;
+      const double most = e4m3 ? 112 : 127;
+      const double halves = std::clamp(D(F(whole.v[i]) * F(quantizer.enc[i]) * 2.0f), -most, most);
+      const double step = e4m3 && std::fabs(halves) >= 16 ? std::exp2(std::ilogb(halves) - 3) : 1.0;
+      decoded.v[i] = std::nearbyint(halves / step) * step / 2 / quantizer.enc[i];
     } else if (!q.pre.enabled || q.pre.comp != OccComp::kNone) {
       decoded.v[i] += apart.v[i];
     }

@@ -53,8 +53,8 @@ class Tally {
 void AddResidual(const LinearRecipe& linear, const GemmPrecision& fprop, double flops,
                  const DeviceRates& device, Tally* tally) {
   const Quant& x = linear.Resolved(Slot::kXf);
-  const bool apart = x.pre.enabled && x.pre.comp != OccComp::kNone &&
-                     x.pre.comp != OccComp::kWide && fprop.result == PrecisionClass::kFp4;
+  const bool apart = x.pre.enabled && x.pre.comp != OccComp::kNone && !IsWide(x.pre.comp) &&
+                     fprop.result == PrecisionClass::kFp4;
   if (!apart) return;
   const double rate = x.pre.comp == OccComp::kE4M3 ? device.fp8 : device.bf16;
   tally->Add("residual", flops * 2 * (1 - x.pre.alpha), rate);

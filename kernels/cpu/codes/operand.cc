@@ -75,7 +75,7 @@ Result<CodeOperand> DescribeOperand(const char* name, const QuantizedTensor& x,
   operand.fold = fold;
   operand.extent = contraction_along_cols ? x.rows : x.cols;
   operand.depth = contraction_along_cols ? x.cols : x.rows;
-  operand.wide = x.comp == OccComp::kWide && x.residual_count > 0;
+  operand.wide = IsWide(x.comp) && x.residual_count > 0;
   operand.max_code = operand.wide ? std::max(x.wide_max, table->max_code) : table->max_code;
   if (!fold && x.scale != ScaleRule::kNone) {
     if (!ScalesFactorOut(operand)) {

@@ -40,7 +40,7 @@ struct CodeOperand {
   int64_t extent = 0;  // rows of op(a), columns of op(b)
   int64_t depth = 0;   // the contraction
   int group = 0;       // contraction elements per group scale; 0: outer scales only
-  bool wide = false;   // a kWide residual is to be added to the codes
+  bool wide = false;   // a wide residual is to be added to the codes
   int max_code = 0;    // of the codes as the kernels get them, residual included
 
   const uint8_t* codes() const { return static_cast<const uint8_t*>(tensor->codes.data()); }
