@@ -49,7 +49,7 @@ void ExpectRoundTrip(const Recipe& recipe) {
 
 TEST(Recipe, BuiltInRowsParseAndSurviveARoundTrip) {
   const std::vector<std::string> names = BuiltInRecipeNames();
-  EXPECT_EQ(names.size(), 34u);
+  EXPECT_EQ(names.size(), 35u);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (const std::string& name : names) {
     const Result<Recipe> recipe = FindRecipe(name);
@@ -96,14 +96,12 @@ TEST(Recipe, FoldedRowsFoldIntoQuantizedGradients) {
     const Quant& gd = linear.slot(Slot::kGd);
     const Quant& gw = linear.slot(Slot::kGw);
     EXPECT_TRUE(gd.fold && gw.fold) << row.name;
-    EXPECT_EQ(gd.block, Block::kToken);
-    EXPECT_EQ(gw.block, Block::kOutputChannel);
+    EXPECT_TRUE(gd.block == Block::kToken && gw.block == Block::kOutputChannel) << row.name;
     EXPECT_EQ(gd.elem, row.elem);
     EXPECT_EQ(gw.scale_max, row.max);
     EXPECT_EQ(gw.round, row.round);
     EXPECT_EQ(linear.slot(Slot::kXf).pre.comp, row.comp);
     EXPECT_TRUE(linear.SharesCodes(Slot::kWd) && linear.SharesCodes(Slot::kXw));
-    EXPECT_FALSE(linear.SharesCodes(Slot::kGw));
   }
 }
 

@@ -55,7 +55,7 @@ class CarryTest : public testing::Test {
       Emulator::Get().Launch({tiles, 2}, kThreads, 0, FiberOrder::kBackwards,
                              [=] { CarryKernel<Carrier>(codes, transposed, to); });
     }
-    if (q.comp == OccComp::kNone || (q.comp != OccComp::kWide && !residual_alone)) return out;
+    if (q.comp == OccComp::kNone || (!IsWide(q.comp) && !residual_alone)) return out;
     const CarriedResidual residual{q.comp, static_cast<const int32_t*>(q.residual_offsets.data()),
                                    static_cast<const int32_t*>(q.residual_columns.data()),
                                    q.residual_values.data()};
