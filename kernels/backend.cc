@@ -99,6 +99,9 @@ Result<int64_t> Backend::ResetOscillating(float, ConstTensorView, ConstTensorVie
   return UnimplementedError("backend " + std::string(name()) + " has no ResetOscillating");
 }
 
+Status Backend::BeginStep() { return OkStatus(); }
+Status Backend::EndStep() { return OkStatus(); }
+
 Status Backend::ReadCounters(QuantizedTensor*) { return OkStatus(); }
 
 Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_context,

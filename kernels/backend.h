@@ -189,9 +189,16 @@ class Backend {
   virtual Status Copy(void* to_device, const void* from_device, int64_t size_bytes) = 0;
   virtual Status Fill(TensorView x, float value) = 0;  // f32
   virtual Status Synchronize() = 0;
+  // Between the two the caller issues one training step, the same operations as in the step before
+  // but for their numbers: a backend may gather them and hand them to its device together. Results
+  // and errors are as without. BeginStep inside a step is FAILED_PRECONDITION where steps are
+  // gathered; EndStep outside one does nothing. No-ops by default.
+  virtual Status BeginStep();
+  virtual Status EndStep();
 
   // --- Embedding --------------------------------------------------------------------------------
-  // out[t] = table[ids[t]]. table (V, D), ids (T) i32, out (T, D). OUT_OF_RANGE for a bad id.
+  // out[t] = table[ids[t]]. table (V, D), ids (T) i32, out (T, D). OUT_OF_RANGE for a bad id, from
+  // an asynchronous backend at the next wait, the bad id counting as none until then.
   virtual Status EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) = 0;
   // dtable[ids[t]] += dout[t], in ascending t. dtable (V, D) accumulates.
   virtual Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout,
@@ -341,6 +348,9 @@ class Backend {
 struct BackendOptions {
   int threads = 0;                 // 0: one per usable core; at most kMaxThreads
   int64_t memory_limit_bytes = 0;  // 0: no limit of our own
+  // Device memory to take in one block at once, as far as the device has it; what does not fit into
+  // it is allocated apart. 0: none. Host backends have no use for it.
+  int64_t arena_bytes = 0;
 };
 inline constexpr int kMaxThreads = 64;
 

@@ -17,18 +17,71 @@ namespace {
 
 constexpr int kFirstDevice = 0;  // the worker narrows CUDA_VISIBLE_DEVICES to the slot's device
 constexpr int kOldestMajor = 8;
+constexpr unsigned long long kNoBadId = ~0ull;
+
+// Gathers what is launched on one stream.
+class StreamGraphs final : public GraphApi {
+ public:
+  explicit StreamGraphs(cudaStream_t stream) : stream_(stream) {}
+
+  Status Begin() override {
+    return CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed),
+                      "recording a step");
+  }
+  Result<Graph> End() override {
+    cudaGraph_t graph = nullptr;
+    RETURN_IF_ERROR(CudaStatus(cudaStreamEndCapture(stream_, &graph), "recording a step"));
+    size_t nodes = 0;
+    RETURN_IF_ERROR(CudaStatus(cudaGraphGetNodes(graph, nullptr, &nodes), "recording a step"));
+    return Graph{graph, static_cast<int64_t>(nodes)};
+  }
+  Result<void*> Instantiate(const Graph& graph) override {
+    cudaGraphExec_t executable = nullptr;
+    RETURN_IF_ERROR(
+        CudaStatus(cudaGraphInstantiate(&executable, static_cast<cudaGraph_t>(graph.handle), 0),
+                   "graph of a step"));
+    return static_cast<void*>(executable);
+  }
+  bool Update(void* executable, const Graph& graph) override {
+    cudaGraphExecUpdateResultInfo info{};
+    const cudaError_t error = cudaGraphExecUpdate(static_cast<cudaGraphExec_t>(executable),
+                                                  static_cast<cudaGraph_t>(graph.handle), &info);
+    cudaGetLastError();  // another shape is no error of ours
+    return error == cudaSuccess;
+  }
+  Status Launch(void* executable) override {
+    return CudaStatus(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable), stream_),
+                      "graph of a step");
+  }
+  void DestroyGraph(const Graph& graph) override {
+    if (graph.handle != nullptr) cudaGraphDestroy(static_cast<cudaGraph_t>(graph.handle));
+  }
+  void DestroyExecutable(void* executable) override {
+    cudaStreamSynchronize(stream_);  // it may be running
+    cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable));
+  }
+
+ private:
+  cudaStream_t stream_;
+};
 
 }  // namespace
 
-CudaBackend::CudaBackend(int device, int64_t memory_limit_bytes)
-    : device_(device), memory_limit_bytes_(memory_limit_bytes) {}
+CudaBackend::CudaBackend(int device, const BackendOptions& options)
+    : device_(device), options_(options) {}
 
 CudaBackend::~CudaBackend() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  recorder_.reset();
   matmul_.reset();
+  if (id_errors_ != nullptr) cudaFree(id_errors_);
+  if (host_id_errors_ != nullptr) cudaFreeHost(host_id_errors_);
   // What buffers of the workspaces free afterwards is not known any more.
-  for (const auto& [memory, size] : allocations_) cudaFree(memory);
+  for (const auto& [memory, size] : allocations_) {
+    if (!InArena(memory)) cudaFree(memory);
+  }
   allocations_.clear();
+  if (arena_memory_ != nullptr) cudaFree(arena_memory_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -40,7 +93,7 @@ Result<std::unique_ptr<Backend>> CudaBackend::Make(const BackendOptions& options
                             (error == cudaSuccess ? "none is visible" : cudaGetErrorString(error)) +
                             "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use backend cpu");
   }
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(kFirstDevice, options.memory_limit_bytes));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(kFirstDevice, options));
   RETURN_IF_ERROR(backend->Open());
   return std::unique_ptr<Backend>(std::move(backend));
 }
@@ -60,7 +113,14 @@ Status CudaBackend::Open() {
       StrFormat("%s, compute capability %d.%d, %.0f GiB", properties.name, properties.major,
                 properties.minor, static_cast<double>(properties.totalGlobalMem) / 1073741824.0);
   RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
+  graphs_ = std::make_unique<StreamGraphs>(stream_);
+  recorder_ = std::make_unique<StepRecorder>(graphs_.get());
   ASSIGN_OR_RETURN(matmul_, Matmul::Make());
+  RETURN_IF_ERROR(CudaStatus(cudaMalloc(&id_errors_, sizeof(IdErrors)), "error words"));
+  RETURN_IF_ERROR(CudaStatus(cudaMallocHost(&host_id_errors_, sizeof(IdErrors)), "error words"));
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMemsetAsync(id_errors_, 0xFF, sizeof(IdErrors), stream_), "error words"));
+  RETURN_IF_ERROR(TakeArena());
   constexpr int kHopper = 9;
   const auto has = [&](MatmulElem elem) {
     return matmul_->Has({256, 256, 256, false, true, elem, elem});
@@ -94,21 +154,46 @@ Support CudaBackend::Supports(const OpQuery& query) const {
   }
 }
 
+Status CudaBackend::TakeArena() {
+  if (options_.arena_bytes <= 0) return OkStatus();
+  size_t available = 0, total = 0;
+  RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&available, &total), "free device memory"));
+  // Kernels and libraries need some of it, too.
+  constexpr int64_t kLeft = int64_t{512} << 20;
+  const int64_t bytes = std::min(options_.arena_bytes, static_cast<int64_t>(available) - kLeft);
+  if (bytes <= 0) return OkStatus();
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, static_cast<size_t>(bytes)) != cudaSuccess) {
+    cudaGetLastError();  // not sticky; single allocations remain
+    return OkStatus();
+  }
+  arena_memory_ = static_cast<uint8_t*>(memory);
+  arena_ = Arena(bytes);
+  return OkStatus();
+}
+
+bool CudaBackend::InArena(const void* memory) const {
+  const auto* const at = static_cast<const uint8_t*>(memory);
+  return arena_memory_ != nullptr && at >= arena_memory_ &&
+         at < arena_memory_ + arena_.capacity_bytes();
+}
+
 Result<void*> CudaBackend::Allocate(int64_t size_bytes) {
   if (size_bytes < 0) {
     return InvalidArgumentError(
         StrFormat("allocation of %lld bytes", static_cast<long long>(size_bytes)));
   }
   const auto text = [](int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); };
-  if (memory_limit_bytes_ > 0 && allocated_bytes_ + size_bytes > memory_limit_bytes_) {
+  const int64_t limit = options_.memory_limit_bytes;
+  if (limit > 0 && allocated_bytes_ + size_bytes > limit) {
     return ResourceExhaustedError("device allocation of " + text(size_bytes) + " with " +
                                   text(allocated_bytes_) + " in use passes the limit of " +
-                                  text(memory_limit_bytes_));
+                                  text(limit));
   }
-  void* memory = nullptr;
-  const cudaError_t error =
-      cudaMalloc(&memory, static_cast<size_t>(std::max<int64_t>(size_bytes, 1)));
-  if (error != cudaSuccess) {
+  const int64_t offset = arena_.Take(size_bytes);
+  void* memory = offset >= 0 ? arena_memory_ + offset : nullptr;
+  if (memory == nullptr &&
+      cudaMalloc(&memory, static_cast<size_t>(std::max<int64_t>(size_bytes, 1))) != cudaSuccess) {
     cudaGetLastError();  // an allocation failure is not sticky; clear it
     return ResourceExhaustedError("the device has no " + text(size_bytes) + " left; " +
                                   text(allocated_bytes_) +
@@ -125,7 +210,13 @@ void CudaBackend::Free(void* memory) {
   if (found == allocations_.end()) return;
   allocated_bytes_ -= found->second;
   allocations_.erase(found);
-  cudaFree(memory);  // waits for the work that uses it
+  // Work on the stream that still uses a range of the arena comes before what uses it next.
+  if (InArena(memory)) return arena_.Return(static_cast<uint8_t*>(memory) - arena_memory_);
+  const Status freed = OutsideRecording([&] {
+    return CudaStatus(cudaFree(memory),
+                      "freeing device memory");  // waits for the work that uses it
+  });
+  if (!freed.ok() && deferred_.ok()) deferred_ = freed;
 }
 
 std::array<const Buffer*, 19> CudaBackend::Workspaces() const {
@@ -145,17 +236,21 @@ int64_t CudaBackend::workspace_bytes() const {
 
 Status CudaBackend::CopyIn(void* device, const void* host, int64_t size_bytes) {
   if (size_bytes == 0) return OkStatus();
-  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(device, host, static_cast<size_t>(size_bytes),
-                                             cudaMemcpyHostToDevice, stream_),
-                             "copy to the device"));
-  return Synchronize();  // the caller may reuse `host` at once
+  return OutsideRecording([&]() -> Status {
+    RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(device, host, static_cast<size_t>(size_bytes),
+                                               cudaMemcpyHostToDevice, stream_),
+                               "copy to the device"));
+    return WaitAndReport();  // the caller may reuse `host` at once
+  });
 }
 Status CudaBackend::CopyOut(void* host, const void* device, int64_t size_bytes) {
   if (size_bytes == 0) return OkStatus();
-  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(host, device, static_cast<size_t>(size_bytes),
-                                             cudaMemcpyDeviceToHost, stream_),
-                             "copy to the host"));
-  return Synchronize();
+  return OutsideRecording([&]() -> Status {
+    RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(host, device, static_cast<size_t>(size_bytes),
+                                               cudaMemcpyDeviceToHost, stream_),
+                               "copy to the host"));
+    return WaitAndReport();
+  });
 }
 Status CudaBackend::Copy(void* to_device, const void* from_device, int64_t size_bytes) {
   if (size_bytes == 0) return OkStatus();
@@ -164,7 +259,27 @@ Status CudaBackend::Copy(void* to_device, const void* from_device, int64_t size_
                     "copy on the device");
 }
 Status CudaBackend::Synchronize() {
-  return CudaStatus(cudaStreamSynchronize(stream_), "waiting for the device");
+  return OutsideRecording([&] { return WaitAndReport(); });
+}
+
+Status CudaBackend::WaitAndReport() {
+  if (!deferred_.ok()) return std::exchange(deferred_, OkStatus());
+  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(host_id_errors_, id_errors_, sizeof(IdErrors),
+                                             cudaMemcpyDeviceToHost, stream_),
+                             "error words"));
+  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream_), "waiting for the device"));
+  for (int check = 0; check < 2; ++check) {
+    const unsigned long long first = host_id_errors_->first[check];
+    if (first == kNoBadId) continue;
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemsetAsync(id_errors_, 0xFF, sizeof(IdErrors), stream_), "error words"));
+    return OutOfRangeError(
+        StrFormat("%s: token %d at position %lld is outside the vocabulary of %lld",
+                  check == static_cast<int>(IdCheck::kToken) ? "EmbeddingForward" : "CrossEntropy",
+                  static_cast<int>(static_cast<uint32_t>(first)),
+                  static_cast<long long>(first >> 32), static_cast<long long>(id_limits_[check])));
+  }
+  return OkStatus();
 }
 
 }  // namespace nibble::cuda

@@ -21,10 +21,19 @@
 #include <unordered_map>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/arena.h"
 #include "kernels/cuda/code_carrier.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/step_recorder.h"
 
 namespace nibble::cuda {
+
+// Ids that are none, as the device notes them: position << 32 | id of the first, all bits when
+// there is none.
+enum class IdCheck : uint8_t { kToken, kTarget };
+struct IdErrors {
+  unsigned long long first[2];
+};
 
 struct RowStats;   // row_stats.h
 struct GroupTask;  // group_kernels.cuh
@@ -49,6 +58,8 @@ class CudaBackend final : public Backend {
   Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
   Status Fill(TensorView x, float value) override;
   Status Synchronize() override;
+  Status BeginStep() override { return recorder_->BeginStep(); }
+  Status EndStep() override { return recorder_->EndStep(); }
 
   Status EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) override;
   Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout, TensorView dtable) override;
@@ -108,13 +119,24 @@ class CudaBackend final : public Backend {
   Result<double> SumOfSquares(ConstTensorView x) override;
 
  private:
-  CudaBackend(int device, int64_t memory_limit_bytes);
+  explicit CudaBackend(int device, const BackendOptions& options);
+  Status TakeArena();
+  bool InArena(const void* memory) const;
+  // Waits, and reports the bad ids that were met since the last wait.
+  Status WaitAndReport();
+  // `work` is of the host with the device: what was recorded goes first.
+  template <typename Work>
+  Status OutsideRecording(Work work) {
+    RETURN_IF_ERROR(recorder_->Pause());
+    RETURN_IF_ERROR(work());
+    return recorder_->Resume();
+  }
   Status Open();  // stream, handles, description
 
   std::array<const Buffer*, 19> Workspaces() const;
 
-  // Raises a device flag for ids outside [0, limit); OUT_OF_RANGE names the operation. Waits.
-  Status CheckIds(const char* op, ConstTensorView ids, int64_t limit, bool allow_ignore);
+  // Notes the first id outside [0, limit) on the device; the next wait reports it.
+  Status CheckIds(IdCheck check, ConstTensorView ids, int64_t limit);
   Status Rope(const RopeParams& params, TensorView x, float sign);
   // Products on codes; code_gemm.cu.
   Status Carry(const QuantizedTensor& x, CodeCarrier carrier, bool transposed, Buffer& buffer);
@@ -159,11 +181,19 @@ class CudaBackend final : public Backend {
                 const RowStats* stats, QuantizedTensor* out, TensorView decoded);
 
   int device_;
-  int64_t memory_limit_bytes_;
+  BackendOptions options_;
   std::string description_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Matmul> matmul_;
-  int64_t block_shared_bytes_ = 0;  // most that a block may ask for
+  std::unique_ptr<GraphApi> graphs_;
+  std::unique_ptr<StepRecorder> recorder_;
+  uint8_t* arena_memory_ = nullptr;
+  Arena arena_{0};
+  IdErrors* id_errors_ = nullptr;       // on the device
+  IdErrors* host_id_errors_ = nullptr;  // pinned
+  int64_t id_limits_[2] = {0, 0};       // of the last checks
+  Status deferred_;                     // of a Free, which returns none
+  int64_t block_shared_bytes_ = 0;      // most that a block may ask for
   NarrowProducts products_;
   int64_t allocated_bytes_ = 0;
   int64_t peak_allocated_bytes_ = 0;

@@ -12,11 +12,11 @@ Status CudaBackend::CrossEntropy(TensorView logits, ConstTensorView targets, flo
   RETURN_IF_ERROR(CheckView("CrossEntropy", "logits", logits, logits.rows, logits.cols));
   RETURN_IF_ERROR(CheckSameSize("CrossEntropy", "targets", targets, logits.rows, DType::kI32));
   RETURN_IF_ERROR(CheckSameSize("CrossEntropy", "losses", losses, logits.rows));
-  RETURN_IF_ERROR(CheckIds("CrossEntropy", targets, logits.cols, true));
+  RETURN_IF_ERROR(CheckIds(IdCheck::kTarget, targets, logits.cols));
   if (logits.rows == 0) return OkStatus();
   CrossEntropyKernel<<<GridForRows(logits.rows), kThreads, 0, stream_>>>(
-      logits.f32(), targets.i32(), kIgnoreTarget, logits.rows, logits.cols, gradient_scale,
-      write_gradient, losses.f32());
+      logits.f32(), targets.i32(), logits.rows, logits.cols, gradient_scale, write_gradient,
+      losses.f32());
   return LaunchStatus("CrossEntropy");
 }
 

@@ -27,14 +27,14 @@ __device__ inline MaxSum Join(const MaxSum& a, const MaxSum& b) {
   return {max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
 }
 
-// One block per row. A row whose target is `ignored` has no loss and no gradient.
-__global__ void CrossEntropyKernel(float* logits, const int32_t* targets, int32_t ignored,
-                                   int64_t rows, int64_t vocabulary, float gradient_scale,
-                                   bool write_gradient, float* losses) {
+// One block per row. A row whose target is no token has no loss and no gradient.
+__global__ void CrossEntropyKernel(float* logits, const int32_t* targets, int64_t rows,
+                                   int64_t vocabulary, float gradient_scale, bool write_gradient,
+                                   float* losses) {
   for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
     float* row = logits + t * vocabulary;
     const int32_t target = targets[t];
-    if (target == ignored) {  // the same for the whole block
+    if (target < 0 || target >= vocabulary) {  // the same for the whole block
       if (threadIdx.x == 0) losses[t] = 0.0f;
       if (write_gradient) {
         for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) row[i] = 0.0f;

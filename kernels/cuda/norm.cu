@@ -6,6 +6,7 @@
 #include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/ids.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace nibble::cuda {
@@ -14,25 +15,15 @@ namespace {
 constexpr int64_t kNormChunkRows = 64;  // rows per partial sum of dweight
 constexpr int kVocabularyShards = 64;   // blocks that share one group of embedding columns
 
-struct GatherOp {
-  const float* table;
-  const int32_t* ids;
-  int64_t width;
-  float* out;
-  __device__ void operator()(int64_t i) const {
-    out[i] = table[ids[i / width] * width + i % width];
-  }
-};
-
 // A thread owns one column of one shard of the vocabulary, so each sum runs in ascending token
 // order and no two threads add to one element.
 __global__ void EmbeddingBackwardKernel(const int32_t* ids, const float* dout, int64_t tokens,
-                                        int64_t width, float* dtable) {
+                                        int64_t vocabulary, int64_t width, float* dtable) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= width) return;
   for (int64_t t = 0; t < tokens; ++t) {
     const int32_t id = ids[t];
-    if (id % kVocabularyShards != static_cast<int32_t>(blockIdx.y)) continue;
+    if (id % kVocabularyShards != static_cast<int32_t>(blockIdx.y) || id >= vocabulary) continue;
     dtable[id * width + column] += dout[t * width + column];
   }
 }
@@ -130,9 +121,9 @@ Status CudaBackend::EmbeddingForward(ConstTensorView table, ConstTensorView ids,
   RETURN_IF_ERROR(CheckSameSize("EmbeddingForward", "ids", ids, out.rows, DType::kI32));
   RETURN_IF_ERROR(CheckView("EmbeddingForward", "table", table, table.rows, width));
   RETURN_IF_ERROR(CheckView("EmbeddingForward", "out", out, out.rows, width));
-  RETURN_IF_ERROR(CheckIds("EmbeddingForward", ids, table.rows, false));
+  RETURN_IF_ERROR(CheckIds(IdCheck::kToken, ids, table.rows));
   return ForEach(stream_, "EmbeddingForward", out.size(),
-                 GatherOp{table.f32(), ids.i32(), width, out.f32()});
+                 GatherOp{table.f32(), ids.i32(), table.rows, width, out.f32()});
 }
 
 Status CudaBackend::EmbeddingBackward(ConstTensorView ids, ConstTensorView dout,
@@ -141,11 +132,11 @@ Status CudaBackend::EmbeddingBackward(ConstTensorView ids, ConstTensorView dout,
   RETURN_IF_ERROR(CheckSameSize("EmbeddingBackward", "ids", ids, dout.rows, DType::kI32));
   RETURN_IF_ERROR(CheckView("EmbeddingBackward", "dout", dout, dout.rows, width));
   RETURN_IF_ERROR(CheckView("EmbeddingBackward", "dtable", dtable, dtable.rows, width));
-  RETURN_IF_ERROR(CheckIds("EmbeddingBackward", ids, dtable.rows, false));
+  RETURN_IF_ERROR(CheckIds(IdCheck::kToken, ids, dtable.rows));
   if (width == 0 || dout.rows == 0) return OkStatus();
   const dim3 grid(GridFor(width), kVocabularyShards);
-  EmbeddingBackwardKernel<<<grid, kThreads, 0, stream_>>>(ids.i32(), dout.f32(), dout.rows, width,
-                                                          dtable.f32());
+  EmbeddingBackwardKernel<<<grid, kThreads, 0, stream_>>>(ids.i32(), dout.f32(), dout.rows,
+                                                          dtable.rows, width, dtable.f32());
   return LaunchStatus("EmbeddingBackward");
 }
 

@@ -7,6 +7,7 @@
 #include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/ids.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace nibble::cuda {
@@ -25,19 +26,6 @@ __global__ void SumKernel(const float* x, int64_t n, bool squared, double* parti
   const double total = BlockSum(sum);
   if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
-
-// The first offending position, or `n`. Integer minimum: the order does not matter.
-struct CheckIdsOp {
-  const int32_t* ids;
-  int64_t limit;
-  bool allow_ignore;
-  unsigned long long* first_bad;
-  __device__ void operator()(int64_t i) const {
-    const int32_t id = ids[i];
-    if (allow_ignore && id == Backend::kIgnoreTarget) return;
-    if (id < 0 || id >= limit) atomicMin(first_bad, static_cast<unsigned long long>(i));
-  }
-};
 
 }  // namespace
 
@@ -60,22 +48,12 @@ Result<double> CudaBackend::Reduce(ConstTensorView x, bool squared) {
 Result<double> CudaBackend::Sum(ConstTensorView x) { return Reduce(x, false); }
 Result<double> CudaBackend::SumOfSquares(ConstTensorView x) { return Reduce(x, true); }
 
-Status CudaBackend::CheckIds(const char* op, ConstTensorView ids, int64_t limit,
-                             bool allow_ignore) {
-  RETURN_IF_ERROR(words_.Reserve(*this, 8));
-  const unsigned long long none = static_cast<unsigned long long>(ids.size());
-  RETURN_IF_ERROR(CopyIn(words_.data(), &none, sizeof(none)));
-  RETURN_IF_ERROR(ForEach(
-      stream_, op, ids.size(),
-      CheckIdsOp{ids.i32(), limit, allow_ignore, static_cast<unsigned long long*>(words_.data())}));
-  unsigned long long first_bad = 0;
-  RETURN_IF_ERROR(CopyOut(&first_bad, words_.data(), sizeof(first_bad)));
-  if (first_bad == none) return OkStatus();
-  int32_t id = 0;
-  RETURN_IF_ERROR(CopyOut(&id, ids.i32() + first_bad, sizeof(id)));
-  return OutOfRangeError(
-      StrFormat("%s: token %d at position %lld is outside the vocabulary of %lld", op, id,
-                static_cast<long long>(first_bad), static_cast<long long>(limit)));
+Status CudaBackend::CheckIds(IdCheck check, ConstTensorView ids, int64_t limit) {
+  const auto kind = static_cast<size_t>(check);
+  id_limits_[kind] = limit;
+  const int32_t allowed = check == IdCheck::kTarget ? kIgnoreTarget : 0;
+  return ForEach(stream_, "CheckIds", ids.size(),
+                 CheckIdsOp{ids.i32(), limit, allowed, &id_errors_->first[kind]});
 }
 
 }  // namespace nibble::cuda

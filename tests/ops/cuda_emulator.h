@@ -251,6 +251,12 @@ T atomicMax(T* at, T value) {
   return old;
 }
 template <typename T>
+T atomicMin(T* at, T value) {
+  const T old = *at;
+  *at = old < value ? old : value;
+  return old;
+}
+template <typename T>
 T atomicAdd(T* at, T value) {
   const T old = *at;
   *at = old + value;

@@ -142,6 +142,11 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   if (MaybeEnd end = CheckMemory()) return end;
   BackendOptions options;
   options.threads = static_cast<int>(config_.run.threads);
+  if (config_.run.backend != kBackendCpu) {
+    const Result<RunEstimate> estimate = EstimateRun(config_, recipe_);
+    if (!estimate.ok()) return End{kEndInvalidSpec, estimate.status().message()};
+    options.arena_bytes = estimate->memory.total();
+  }
   Result<std::unique_ptr<Backend>> backend =
       environment_.make_backend(config_.run.backend, options);
   if (!backend.ok()) {

@@ -45,6 +45,15 @@ bool TrainingStep::ReadBatch(TokenDataset* data, StepOutcome& outcome) {
 }
 
 Result<StepOutcome> TrainingStep::Run(int64_t step, bool measure_health, TokenDataset* data) {
+  // A sampled step is not like the others.
+  if (measure_health) return RunOnce(step, true, data);
+  RETURN_IF_ERROR(backend_.BeginStep());
+  Result<StepOutcome> outcome = RunOnce(step, false, data);
+  const Status ended = backend_.EndStep();
+  return outcome.ok() && !ended.ok() ? Result<StepOutcome>(ended) : std::move(outcome);
+}
+
+Result<StepOutcome> TrainingStep::RunOnce(int64_t step, bool measure_health, TokenDataset* data) {
   StepOutcome outcome;
   outcome.tokens = config_.tokens_per_step();
   outcome.learning_rate = LearningRate(config_.optimizer, step, config_.schedule.steps);

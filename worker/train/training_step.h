@@ -51,6 +51,8 @@ class TrainingStep {
   LinearStep StepFor(int64_t completed, int64_t micro_batch) const;
 
  private:
+  // Run, whether the backend gathers the step or not.
+  Result<StepOutcome> RunOnce(int64_t step, bool measure_health, TokenDataset* data);
   // Reads a micro-batch; on failure fills the end fields and returns false.
   bool ReadBatch(TokenDataset* data, StepOutcome& outcome);
 
