@@ -73,7 +73,7 @@ struct QuantizedTensor {
   Buffer residual_values;
   int64_t residual_count = 0;
   float residual_enc = 1;
-  // kWide: no code with its residual exceeds this; a quantizer that knows better than the largest
+  // Wide codes: no code with its residual exceeds this; a quantizer that knows better than the largest
   // i8 lets narrower kernels multiply.
   int wide_max = kWideLimit;
   static constexpr int kWideLimit = 127;

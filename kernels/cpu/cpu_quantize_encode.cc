@@ -264,7 +264,7 @@ Status CpuBackend::EncodeRows(std::span<const QuantizeJob> jobs, ConstTensorView
     }
   });
   for (const QuantizeJob& job : jobs) {
-    if (job.out->comp != OccComp::kWide) continue;
+    if (!IsWide(job.out->comp)) continue;
     job.out->wide_max = 0;
     for (int64_t row = 0; row < x.rows; ++row) {
       job.out->wide_max = std::max(job.out->wide_max, job.stats[row].wide_max);
