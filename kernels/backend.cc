@@ -102,6 +102,12 @@ Result<int64_t> Backend::ResetOscillating(float, ConstTensorView, ConstTensorVie
 Status Backend::BeginStep() { return OkStatus(); }
 Status Backend::EndStep() { return OkStatus(); }
 
+Status Backend::AddRmsNormForward(ConstTensorView a, ConstTensorView b, ConstTensorView weight,
+                                  float epsilon, TensorView sum, TensorView out, TensorView rstd) {
+  RETURN_IF_ERROR(Add(a, b, sum));
+  return RmsNormForward(sum, weight, epsilon, out, rstd);
+}
+
 Status Backend::ReadCounters(QuantizedTensor*) { return OkStatus(); }
 
 Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_context,

@@ -209,6 +209,10 @@ class Backend {
   // rstd (T). out may be x.
   virtual Status RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon,
                                 TensorView out, TensorView rstd) = 0;
+  // The residual stream and its norm: sum = a + b, then out and rstd of the sum as above. The bits
+  // of Add and RmsNormForward, whose composition is the default. sum may be a or b.
+  virtual Status AddRmsNormForward(ConstTensorView a, ConstTensorView b, ConstTensorView weight,
+                                   float epsilon, TensorView sum, TensorView out, TensorView rstd);
   // dx (T, D) overwritten, or accumulated when accumulate_dx; dweight (D) accumulates. dx may be
   // dout when not accumulating.
   virtual Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,

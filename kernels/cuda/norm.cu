@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/ids.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/norm_kernels.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -25,21 +26,6 @@ __global__ void EmbeddingBackwardKernel(const int32_t* ids, const float* dout, i
     const int32_t id = ids[t];
     if (id % kVocabularyShards != static_cast<int32_t>(blockIdx.y) || id >= vocabulary) continue;
     dtable[id * width + column] += dout[t * width + column];
-  }
-}
-
-__global__ void RmsNormKernel(const float* x, const float* weight, float epsilon, int64_t rows,
-                              int64_t width, float* out, float* rstd) {
-  for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
-    const float* row = x + t * width;
-    float sum = 0;
-    for (int64_t i = threadIdx.x; i < width; i += kThreads) sum += row[i] * row[i];
-    const float mean = BlockSum(sum) / static_cast<float>(width);
-    const float scale = 1.0f / sqrtf(mean + epsilon);
-    if (threadIdx.x == 0) rstd[t] = scale;
-    for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-      out[t * width + i] = (row[i] * scale) * weight[i];
-    }
   }
 }
 
@@ -150,6 +136,22 @@ Status CudaBackend::RmsNormForward(ConstTensorView x, ConstTensorView weight, fl
   RmsNormKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(
       x.f32(), weight.f32(), epsilon, x.rows, x.cols, out.f32(), rstd.f32());
   return LaunchStatus("RmsNormForward");
+}
+
+Status CudaBackend::AddRmsNormForward(ConstTensorView a, ConstTensorView b, ConstTensorView weight,
+                                      float epsilon, TensorView sum, TensorView out,
+                                      TensorView rstd) {
+  RETURN_IF_ERROR(CheckView("AddRmsNormForward", "a", a, sum.rows, sum.cols));
+  RETURN_IF_ERROR(CheckView("AddRmsNormForward", "b", b, sum.rows, sum.cols));
+  RETURN_IF_ERROR(CheckView("AddRmsNormForward", "sum", sum, sum.rows, sum.cols));
+  RETURN_IF_ERROR(CheckView("AddRmsNormForward", "out", out, sum.rows, sum.cols));
+  RETURN_IF_ERROR(CheckSameSize("AddRmsNormForward", "weight", weight, sum.cols));
+  RETURN_IF_ERROR(CheckSameSize("AddRmsNormForward", "rstd", rstd, sum.rows));
+  if (sum.size() == 0) return OkStatus();
+  AddRmsNormKernel<<<GridForRows(sum.rows), kThreads, 0, stream_>>>(
+      a.f32(), b.f32(), weight.f32(), epsilon, sum.rows, sum.cols, sum.f32(), out.f32(),
+      rstd.f32());
+  return LaunchStatus("AddRmsNormForward");
 }
 
 Status CudaBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,

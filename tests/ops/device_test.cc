@@ -165,5 +165,35 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
   }
 }
 
+// Five steps of a few operations, gathered into graphs after the second, and the same without.
+TEST(Device, RecordedStepsGiveTheBitsOfSingleLaunches) {
+  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {0, 0, int64_t{64} << 20});
+  if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
+  constexpr int64_t kRows = 96, kCols = 160;
+  const std::vector<float> source = Draws(kRows * kCols, 2.0f, 3);
+  std::vector<float> results[2];
+  for (const bool recorded : {false, true}) {
+    Backend& backend = **cuda;
+    Buffer x_buffer, y_buffer;
+    const TensorView x = *x_buffer.View(backend, kRows, kCols);
+    const TensorView y = *y_buffer.View(backend, kRows, kCols);
+    ASSERT_TRUE(backend.CopyIn(x.data, source.data(), x.size_bytes()).ok());
+    QuantizedTensor q;
+    for (uint32_t step = 0; step < 5; ++step) {
+      if (recorded) ASSERT_TRUE(backend.BeginStep().ok());
+      QuantizeContext context;
+      context.step = step;
+      ASSERT_TRUE(backend.Quantize(E2M1Rows(Round::kSr24), context, x, &q, y).ok());
+      ASSERT_TRUE(backend.Axpy(0.5f / static_cast<float>(step + 1), y, x).ok());
+      ASSERT_TRUE(backend.SumOfSquares(x).ok());  // waits
+      ASSERT_TRUE(backend.Scale(1.0f - 0.1f * static_cast<float>(step), x).ok());
+      if (recorded) ASSERT_TRUE(backend.EndStep().ok());
+    }
+    results[recorded].resize(source.size());
+    ASSERT_TRUE(backend.CopyOut(results[recorded].data(), x.data, x.size_bytes()).ok());
+  }
+  EXPECT_EQ(results[0], results[1]);
+}
+
 }  // namespace
 }  // namespace nibble

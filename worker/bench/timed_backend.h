@@ -41,6 +41,9 @@ class TimedBackend : public Backend {
   Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
   Status Fill(TensorView x, float value) override;
   Status Synchronize() override { return inner_.Synchronize(); }
+  Status BeginStep() override { return inner_.BeginStep(); }
+  Status EndStep() override { return inner_.EndStep(); }
+  Status ReadCounters(QuantizedTensor* x) override { return inner_.ReadCounters(x); }
   Status EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) override;
   Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout, TensorView dtable) override;
   Status RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon, TensorView out,

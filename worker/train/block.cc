@@ -178,6 +178,15 @@ Status TransformerBlock::FormMiddle(const BlockPass& pass) {
   return backend_.Add(v.middle, v.input, v.middle);
 }
 
+Status TransformerBlock::FormMiddleAndMlpIn(const BlockPass& pass) {
+  const BlockViews& v = views_;
+  RETURN_IF_ERROR(Project(pass, BlockParameter::kOutput, v.middle));
+  RETURN_IF_ERROR(backend_.AddRmsNormForward(v.middle, v.input, weight(BlockParameter::kPostNorm),
+                                             static_cast<float>(model_.norm_eps), v.middle,
+                                             v.mlp_in, v.middle_rstd));
+  return SetInputs(pass, kMlpIn, v.mlp_in);
+}
+
 Status TransformerBlock::FormMlpIn(const BlockPass& pass) {
   const BlockViews& v = views_;
   RETURN_IF_ERROR(backend_.RmsNormForward(v.middle, weight(BlockParameter::kPostNorm),
@@ -200,8 +209,7 @@ Status TransformerBlock::FormMlpHidden(const BlockPass& pass) {
 Status TransformerBlock::Forward(const BlockPass& pass, TensorView output) {
   RETURN_IF_ERROR(FormAttentionIn(pass));
   RETURN_IF_ERROR(FormAttention(pass));
-  RETURN_IF_ERROR(FormMiddle(pass));
-  RETURN_IF_ERROR(FormMlpIn(pass));
+  RETURN_IF_ERROR(FormMiddleAndMlpIn(pass));
   RETURN_IF_ERROR(FormGateUp(pass));
   RETURN_IF_ERROR(FormMlpHidden(pass));
   RETURN_IF_ERROR(Project(pass, BlockParameter::kDown, output));

@@ -106,6 +106,8 @@ class TransformerBlock {
   Status FormAttention(const BlockPass& pass);
   Status FormMiddle(const BlockPass& pass);
   Status FormMlpIn(const BlockPass& pass);
+  // Both in fewer passes over memory; the same bits.
+  Status FormMiddleAndMlpIn(const BlockPass& pass);
   Status FormGateUp(const BlockPass& pass);
   Status FormMlpHidden(const BlockPass& pass);
   Status MlpBackward(const BlockPass& pass, const GradientViews& gradients);

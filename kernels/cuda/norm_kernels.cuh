@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RMSNorm, alone and with the residual sum before it. A block takes a row; its sum of squares has a
+// fixed tree, the same in both kernels, so they give the same bits.
+//
+// Thread-safety: kernels, ordered by their stream.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/block.cuh"
+
+namespace nibble::cuda {
+
+__device__ inline float InverseRms(float squares, int64_t width, float epsilon) {
+  const float mean = BlockSum(squares) / static_cast<float>(width);
+  return 1.0f / sqrtf(mean + epsilon);
+}
+
+__global__ void RmsNormKernel(const float* x, const float* weight, float epsilon, int64_t rows,
+                              int64_t width, float* out, float* rstd) {
+  for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
+    const float* row = x + t * width;
+    float sum = 0;
+    for (int64_t i = threadIdx.x; i < width; i += kThreads) sum += row[i] * row[i];
+    const float scale = InverseRms(sum, width, epsilon);
+    if (threadIdx.x == 0) rstd[t] = scale;
+    for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+      out[t * width + i] = (row[i] * scale) * weight[i];
+    }
+  }
+}
+
+inline constexpr int kNormHeld = 16;  // numbers of a row that a thread keeps in registers
+
+// sum = a + b, 8 bytes read and 8 written per element: what a row's threads have added they keep
+// for the second half, up to kNormHeld each. sum may be a or b.
+__global__ void AddRmsNormKernel(const float* a, const float* b, const float* weight, float epsilon,
+                                 int64_t rows, int64_t width, float* sum, float* out, float* rstd) {
+  for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
+    float held[kNormHeld];
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < kNormHeld; ++k) {
+      const int64_t i = static_cast<int64_t>(k) * kThreads + threadIdx.x;
+      if (i >= width) break;
+      held[k] = a[t * width + i] + b[t * width + i];
+      sum[t * width + i] = held[k];
+      squares += held[k] * held[k];
+    }
+    for (int64_t i = kNormHeld * kThreads + threadIdx.x; i < width; i += kThreads) {
+      const float value = a[t * width + i] + b[t * width + i];
+      sum[t * width + i] = value;
+      squares += value * value;
+    }
+    const float scale = InverseRms(squares, width, epsilon);
+    if (threadIdx.x == 0) rstd[t] = scale;
+#pragma unroll
+    for (int k = 0; k < kNormHeld; ++k) {
+      const int64_t i = static_cast<int64_t>(k) * kThreads + threadIdx.x;
+      if (i >= width) break;
+      out[t * width + i] = (held[k] * scale) * weight[i];
+    }
+    for (int64_t i = kNormHeld * kThreads + threadIdx.x; i < width; i += kThreads) {
+      out[t * width + i] = (sum[t * width + i] * scale) * weight[i];
+    }
+  }
+}
+
+}  // namespace nibble::cuda
