@@ -73,8 +73,8 @@ struct QuantizedTensor {
   Buffer residual_values;
   int64_t residual_count = 0;
   float residual_enc = 1;
-  // Wide codes: no code with its residual exceeds this; a quantizer that knows better than the largest
-  // i8 lets narrower kernels multiply.
+  // Wide codes: no code with its residual exceeds this; a quantizer that knows better than the
+  // largest i8 lets narrower kernels multiply.
   int wide_max = kWideLimit;
   static constexpr int kWideLimit = 127;
 
