@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "kernels/cpu/cpu_features.h"
+#include "kernels/cpu/pack_codes_avx2.h"
 #include "kernels/formats/bf16.h"
 
 #if defined(__x86_64__)
@@ -117,17 +118,6 @@ NIBBLE_AVX2 __m256i E2M1Eight(const float* x, const float* columns, __m256 rows,
   return _mm256_or_si256(magnitude, sign);
 }
 
-// The codes of 32 elements, two to a byte.
-NIBBLE_AVX2 __m128i PackE2M1(__m256i c0, __m256i c1, __m256i c2, __m256i c3) {
-  const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(c0, c1), _mm256_packs_epi32(c2, c3));
-  const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x1001));
-  const __m256i halves = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(pairs, pairs),
-                                                     _mm256_setr_epi32(0, 1, 4, 5, 0, 1, 4, 5));
-  // Two bytes of each c in the first half, two more in the second.
-  return _mm_shuffle_epi8(_mm256_castsi256_si128(halves),
-                          _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
-}
-
 __attribute__((target("avx2,fma"))) bool E2M1Avx2(const float* x, const float* columns, float row,
                                                   const uint32_t* words, uint8_t* codes,
                                                   int64_t n) {
@@ -140,12 +130,13 @@ __attribute__((target("avx2,fma"))) bool E2M1Avx2(const float* x, const float* c
     for (int v = 0; v < 4; ++v) {
       c[v] = E2M1Eight(x + i + 8 * v, columns + i + 8 * v, rows, words + i + 8 * v, &undecided);
     }
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i / 2), PackE2M1(c[0], c[1], c[2], c[3]));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i / 2),
+                     PackE2M1Codes(c[0], c[1], c[2], c[3]));
   }
   const __m256i none = _mm256_setzero_si256();
   for (; i < n; i += 8) {
     const __m256i code = E2M1Eight(x + i, columns + i, rows, words + i, &undecided);
-    const int32_t bytes = _mm_cvtsi128_si32(PackE2M1(code, none, none, none));
+    const int32_t bytes = _mm_cvtsi128_si32(PackE2M1Codes(code, none, none, none));
     std::memcpy(codes + i / 2, &bytes, sizeof(bytes));
   }
   return Decided(undecided, kE2M1Doubt24);
@@ -162,12 +153,6 @@ NIBBLE_AVX2 __m256i Int8Eight(const float* x, const float* columns, __m256 rows,
   return _mm256_sub_epi32(_mm256_xor_si256(magnitude, negative), negative);
 }
 
-// The codes of 32 elements as bytes.
-NIBBLE_AVX2 __m256i PackInt8(__m256i c0, __m256i c1, __m256i c2, __m256i c3) {
-  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(c0, c1), _mm256_packs_epi32(c2, c3));
-  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
 __attribute__((target("avx2,fma"))) bool Int8Avx2(const float* x, const float* columns, float row,
                                                   const uint32_t* words, uint8_t* codes,
                                                   int64_t n) {
@@ -180,12 +165,13 @@ __attribute__((target("avx2,fma"))) bool Int8Avx2(const float* x, const float* c
     for (int v = 0; v < 4; ++v) {
       c[v] = Int8Eight(x + i + 8 * v, columns + i + 8 * v, rows, words + i + 8 * v, &undecided);
     }
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), PackInt8(c[0], c[1], c[2], c[3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i),
+                        PackInt8Codes(c[0], c[1], c[2], c[3]));
   }
   const __m256i none = _mm256_setzero_si256();
   for (; i < n; i += 8) {
     const __m256i code = Int8Eight(x + i, columns + i, rows, words + i, &undecided);
-    const __m256i bytes = PackInt8(code, none, none, none);
+    const __m256i bytes = PackInt8Codes(code, none, none, none);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(codes + i), _mm256_castsi256_si128(bytes));
   }
   return Decided(undecided, kInt8Doubt24);

@@ -43,7 +43,7 @@ Plan PlanOf(const Variant& variant, const CodeGemm& gemm, const PackedCodes& lef
   return plan;
 }
 
-// Results of a transposed product: rows of the tile are columns of the result.
+// Results of a part of a tile of a transposed product: its rows are columns of the result.
 void FinishTransposed(const int32_t* tile, const FinishArgs& args) {
   float results[kMaxLeftLanes][kMaxRightLanes];
   for (int64_t i = 0; i < args.rows; ++i) {
@@ -155,6 +155,8 @@ class Multiplication {
     if (variant_.group_tile != nullptr) {
       return kernels_.finish_groups(reinterpret_cast<const float*>(tile), args);
     }
+    const bool whole = args.rows == left_.lanes && args.cols == right_.lanes;
+    if (gemm_.transposed && whole) return kernels_.finish_transposed(tile, args);
     if (args.outlier_sums != nullptr) {
       for (int64_t i = 0; i < args.rows; ++i) {
         const int32_t* sums = args.outlier_sums + i * args.correction_stride;

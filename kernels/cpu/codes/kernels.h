@@ -170,6 +170,8 @@ struct KernelSet {
   void (*correct)(const CorrectionArgs& args);
   // nullptr: wide outliers always enter the codes.
   void (*outlier_sums)(const OutlierArgs& args) = nullptr;
+  // A whole tile of a transposed product (gemm.h), outlier sums included; with outlier_sums.
+  void (*finish_transposed)(const int32_t* tile, const FinishArgs& args) = nullptr;
 };
 
 // Sets of this build; those of another architecture do not exist.
