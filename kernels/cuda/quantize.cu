@@ -6,29 +6,38 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/quantize_kernels.cuh"
+#include "kernels/group_rules.h"
 
 namespace nibble::cuda {
 namespace {
+
+// The scale comes from past maxima, which are the host's.
+bool IsWindowed(const Quant& quant) {
+  return quant.window > 1 || quant.scale == ScaleRule::kDelayed;
+}
 
 Status CheckQuant(const Quant& quant, const QuantizeContext& context) {
   const bool elem =
       quant.elem == Elem::kE2M1 || quant.elem == Elem::kE4M3 || quant.elem == Elem::kE5M2 ||
       (quant.elem == Elem::kInt8 && (quant.round == Round::kEven || quant.round == Round::kSr24));
   const bool scale = quant.scale == ScaleRule::kF32 || quant.scale == ScaleRule::kP2 ||
-                     quant.scale == ScaleRule::kCurrent || quant.scale == ScaleRule::kCurrentP2;
+                     quant.scale == ScaleRule::kCurrent || quant.scale == ScaleRule::kCurrentP2 ||
+                     quant.scale == ScaleRule::kDelayed;
   const bool block = quant.block == Block::kTensor || quant.block == Block::kToken ||
                      quant.block == Block::kOutputChannel || quant.block == Block::kInputChannel;
   const bool rounds =
       quant.round == Round::kEven || quant.elem == Elem::kE2M1 || quant.elem == Elem::kInt8;
-  const bool plain = rounds && quant.source == Source::kHp && quant.rotation.size == 0 &&
-                     quant.mask == Mask::kNone && quant.split == Split::kNone &&
-                     !quant.alternatives.enabled() && !quant.recast_e4m3 && quant.window == 1 &&
-                     quant.fallback_error == 0 && context.round_source &&
-                     context.history == nullptr && context.replay == nullptr;
+  const bool window = !IsWindowed(quant) || (quant.block == Block::kTensor && !quant.pre.enabled &&
+                                             context.fold == nullptr);
+  const bool plain = rounds && window && quant.mask == Mask::kNone && quant.split == Split::kNone &&
+                     !quant.alternatives.enabled() && !quant.recast_e4m3 &&
+                     quant.fallback_error == 0 && quant.smooth_max == 0 && context.round_source &&
+                     context.replay == nullptr;
   if (elem && scale && block && plain) return OkStatus();
   return UnimplementedError(
       "Quantize: by tensor, row or column the CUDA backend builds e2m1, e4m3, e5m2 and int8 with "
-      "scales f32, p2 and cur; use backend cpu for this recipe");
+      "scales f32, p2, cur and dly, rounding FP8 to nearest, without masks, recasts, fallbacks or "
+      "smooth maxima; use backend cpu for this recipe");
 }
 
 StoredCodes CodesOf(const QuantizedTensor& x) {
@@ -204,6 +213,12 @@ Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context,
   if (out->per_column()) RETURN_IF_ERROR(MeasureColumns(x, stats, *out));
   RETURN_IF_ERROR(
       SetScales(quant, x, stats, static_cast<const uint32_t*>(column_amax_.data()), out));
+  if (IsWindowed(quant)) {
+    // Waits for the maximum, which joins the past ones. Rounding is monotone.
+    ASSIGN_OR_RETURN(const float amax, AbsMax(x));
+    const float enc = WindowedEnc(quant, formats::RoundBf16(amax), context.history);
+    RETURN_IF_ERROR(CopyIn(out->enc.data(), &enc, sizeof(enc)));
+  }
   return Encode(quant, context, x, stats, out, decoded);
 }
 

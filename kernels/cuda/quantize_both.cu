@@ -32,7 +32,8 @@ Status CudaBackend::QuantizeBoth(const Quant& first, const QuantizeContext& firs
                                  ConstTensorView x, QuantizedTensor* first_out,
                                  QuantizedTensor* second_out) {
   const bool together = !first.pre.enabled && !second.pre.enabled && !IsGrouped(first.block) &&
-                        !IsGrouped(second.block) && first_context.keep_codes &&
+                        !IsGrouped(second.block) && first_context.history == nullptr &&
+                        second_context.history == nullptr && first_context.keep_codes &&
                         second_context.keep_codes && x.size() > 0 && x.cols % kTogether == 0;
   if (!together) {
     return Backend::QuantizeBoth(first, first_context, second, second_context, x, first_out,

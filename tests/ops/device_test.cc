@@ -42,13 +42,13 @@ struct HostCopy {
 };
 
 HostCopy QuantizeOn(Backend& backend, const Quant& quant, const std::vector<float>& source,
-                    int64_t rows, int64_t cols) {
+                    int64_t rows, int64_t cols, const QuantizeContext& context = {}) {
   Buffer x_buffer, decoded_buffer;
   const TensorView x = *x_buffer.View(backend, rows, cols);
   const TensorView decoded = *decoded_buffer.View(backend, rows, cols);
   EXPECT_TRUE(backend.CopyIn(x.data, source.data(), x.size_bytes()).ok());
   QuantizedTensor q;
-  const Status status = backend.Quantize(quant, {}, x, &q, decoded);
+  const Status status = backend.Quantize(quant, context, x, &q, decoded);
   EXPECT_TRUE(status.ok()) << status.ToString();
   EXPECT_TRUE(backend.ReadCounters(&q).ok());
   HostCopy host;
@@ -161,6 +161,31 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
       EXPECT_EQ(a.nonfinite, b.nonfinite);
       EXPECT_EQ(a.residual_enc, b.residual_enc);
       EXPECT_EQ(std::memcmp(a.decoded.data(), b.decoded.data(), a.decoded.size() * 4), 0);
+    }
+  }
+}
+
+// Scales from past maxima: what the host keeps advances as on the CPU.
+TEST(Device, WindowsOfPastMaximaAreTheCpus) {
+  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
+  for (const ScaleRule rule : {ScaleRule::kP2, ScaleRule::kDelayed}) {
+    Quant quant = Float8(Elem::kE4M3, rule, 448);
+    quant.window = 3;
+    AmaxHistory histories[2];
+    Backend* const backends[2] = {cpu.get(), cuda->get()};
+    for (int step = 0; step < 6; ++step) {
+      const std::vector<float> source = Draws(64 * 48, static_cast<float>(1 + step % 4), 4);
+      HostCopy copies[2];
+      for (int i = 0; i < 2; ++i) {
+        QuantizeContext context;
+        context.history = &histories[i];
+        copies[i] = QuantizeOn(*backends[i], quant, source, 64, 48, context);
+      }
+      EXPECT_EQ(copies[0].codes, copies[1].codes) << step;
+      EXPECT_EQ(copies[0].enc, copies[1].enc) << step;
+      EXPECT_EQ(histories[0].amax, histories[1].amax) << step;
     }
   }
 }

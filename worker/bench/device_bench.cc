@@ -147,13 +147,23 @@ class DeviceBench {
       return backend_.Quantize(RowQuant(Elem::kE2M1, 6), {}, x, &rows, {});
     }));
     Quant quant = RowQuant(Elem::kE2M1, 6);
-    quant.pre = {true, 0.99, OccScope::kTensor, OccComp::kWide};
+    quant.pre = {true, 0.99, OccScope::kTensor, OccComp::kWideE4M3};
     RETURN_IF_ERROR(Measure("quantize_e2m1_clamped", MatrixShape(x), 0, 4.5 * elements,
                             [&] { return backend_.Quantize(quant, {}, x, &clamped, {}); }));
-    Quant by_column = RowQuant(Elem::kE4M3, 448);
-    by_column.block = Block::kOutputChannel;
     QuantizeContext turned;
     turned.contraction = Axis::kRows;
+    Quant groups = RowQuant(Elem::kE2M1, 448);
+    groups.block = Block::kGroup;
+    groups.group = 16;
+    groups.scale = ScaleRule::kNv;
+    groups.round = Round::kTe8;
+    QuantizedTensor grouped;
+    RETURN_IF_ERROR(Measure("quantize_nvfp4", MatrixShape(x), 0, 4.6 * elements,
+                            [&] { return backend_.Quantize(groups, {}, x, &grouped, {}); }));
+    RETURN_IF_ERROR(Measure("quantize_nvfp4_turned", MatrixShape(x), 0, 4.6 * elements,
+                            [&] { return backend_.Quantize(groups, turned, x, &grouped, {}); }));
+    Quant by_column = RowQuant(Elem::kE4M3, 448);
+    by_column.block = Block::kOutputChannel;
     QuantizedTensor first, second;
     return Measure("quantize_gradient_twice", MatrixShape(x), 0, 6.0 * elements, [&] {
       return backend_.QuantizeBoth(RowQuant(Elem::kE4M3, 448), {}, by_column, turned, x, &first,
@@ -197,6 +207,9 @@ class DeviceBench {
     const auto tensor = static_cast<double>(t[0].size_bytes());
     RETURN_IF_ERROR(Measure("rms_norm_forward", shape, 0, 2 * tensor, [&] {
       return backend_.RmsNormForward(t[0], weight, 1e-5f, t[1], rstd);
+    }));
+    RETURN_IF_ERROR(Measure("add_rms_norm_forward", shape, 0, 4 * tensor, [&] {
+      return backend_.AddRmsNormForward(t[0], t[1], weight, 1e-5f, t[2], t[3], rstd);
     }));
     RETURN_IF_ERROR(Measure("rms_norm_backward", shape, 0, 3 * tensor, [&] {
       return backend_.RmsNormBackward(t[2], t[0], weight, rstd, t[1], false, weight);
