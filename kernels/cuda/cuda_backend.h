@@ -167,6 +167,8 @@ class CudaBackend final : public Backend {
                      QuantizedTensor* out);
   Status MeasureColumns(ConstTensorView x, const RowStats* stats, const QuantizedTensor& out);
   Status StartCounting(QuantizedTensor* out);
+  Status QuantizeRows(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                      QuantizedTensor* out, TensorView decoded);
   // Small groups; group_quantize.cu.
   Status QuantizeGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                         QuantizedTensor* out, TensorView decoded);

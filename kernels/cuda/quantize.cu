@@ -140,39 +140,64 @@ Status CudaBackend::ReadCounters(QuantizedTensor* x) {
   QuantizeCounters counters;
   RETURN_IF_ERROR(CopyOut(&counters, x->counters.data(), sizeof(counters)));
   x->residual_count = counters.residual_count;
-  x->residual_enc = counters.residual_enc;
+  x->residual_enc = x->comp == OccComp::kE4M3 ? counters.residual_enc : 1.0f;
   x->nonfinite_amax = counters.nonfinite_amax;
   x->counting = false;
   return OkStatus();
 }
 
-Status CudaBackend::Encode(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                           const RowStats* stats, QuantizedTensor* out, TensorView decoded) {
-  if (out->has_codes) RETURN_IF_ERROR(out->codes.Reserve(*this, out->rows * out->code_row_bytes()));
+namespace {
+
+// Everything but what outliers need.
+EncodeTask EncodeTaskOf(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                        const QuantizedTensor& out, TensorView decoded) {
   EncodeTask task{};
   task.elem = quant.elem;
   task.round = quant.round;
   task.scale = quant.scale;
-  task.comp = out->comp;
+  task.comp = out.comp;
   task.random = {context.seed, context.step, context.stream};
-  task.axis = AxisOf(*out);
+  task.axis = AxisOf(out);
   task.turned = context.contraction == Axis::kRows;
-  task.fold = FoldOf(*out);
-  task.counters = CountersOf(*out);
+  task.fold = FoldOf(out);
+  task.counters = CountersOf(out);
   task.rows = x.rows;
   task.cols = x.cols;
-  task.code_row_bytes = out->code_row_bytes();
+  task.code_row_bytes = out.code_row_bytes();
   task.x = x.f32();
-  task.stats = stats;
-  task.enc = static_cast<const float*>(out->enc.data());
-  task.codes = out->has_codes ? static_cast<uint8_t*>(out->codes.data()) : nullptr;
+  task.enc = static_cast<float*>(out.enc.data());
+  task.codes = out.has_codes ? static_cast<uint8_t*>(out.codes.data()) : nullptr;
   task.decoded = decoded.data == nullptr ? nullptr : decoded.f32();
+  return task;
+}
+
+}  // namespace
+
+Status CudaBackend::Encode(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                           const RowStats* stats, QuantizedTensor* out, TensorView decoded) {
+  if (out->has_codes) RETURN_IF_ERROR(out->codes.Reserve(*this, out->rows * out->code_row_bytes()));
+  EncodeTask task = EncodeTaskOf(quant, context, x, *out, decoded);
+  task.stats = stats;
   if (out->comp != OccComp::kNone) {
     task.offsets = static_cast<const int32_t*>(out->residual_offsets.data());
     task.columns = static_cast<int32_t*>(out->residual_columns.data());
     task.values = out->residual_values.data();
   }
   EncodeRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(task);
+  return LaunchStatus("Quantize");
+}
+
+// A scale per row and no bounds: measured and encoded in one pass.
+Status CudaBackend::QuantizeRows(const Quant& quant, const QuantizeContext& context,
+                                 ConstTensorView x, QuantizedTensor* out, TensorView decoded) {
+  RETURN_IF_ERROR(out->enc.Reserve(*this, out->scale_count() * 4));
+  if (out->has_codes) RETURN_IF_ERROR(out->codes.Reserve(*this, out->rows * out->code_row_bytes()));
+  RETURN_IF_ERROR(StartCounting(out));
+  RETURN_IF_ERROR(CudaStatus(
+      cudaMemsetAsync(out->counters.data(), 0, sizeof(QuantizeCounters), stream_), "Quantize"));
+  QuantizeRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(
+      EncodeTaskOf(quant, context, x, *out, decoded), quant.scale_max,
+      &CountersOf(*out)->nonfinite_amax);
   return LaunchStatus("Quantize");
 }
 
@@ -204,6 +229,7 @@ Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context,
   if (IsGrouped(quant.block)) return QuantizeGroups(quant, context, x, out, decoded);
   RETURN_IF_ERROR(PrepareQuantize(quant, context, x, out));
   if (x.size() == 0) return OkStatus();
+  if (out->per_row() && !quant.pre.enabled) return QuantizeRows(quant, context, x, out, decoded);
   RETURN_IF_ERROR(row_stats_.Reserve(*this, x.rows * static_cast<int64_t>(sizeof(RowStats))));
   RowStats* stats = static_cast<RowStats*>(row_stats_.data());
   RETURN_IF_ERROR(OccBounds(quant, x, stats));

@@ -189,7 +189,7 @@ struct EncodeTask {
   const float* x;
   Fold fold;
   const RowStats* stats;
-  const float* enc;
+  float* enc;
   uint8_t* codes;  // nullptr: not kept
   float* decoded;  // nullptr: not wanted; may be x
   const QuantizeCounters* counters;
@@ -238,7 +238,70 @@ __device__ inline int32_t OutlierRank(bool outlier, int32_t* total) {
   return before + __popc(mask & ((1u << lane) - 1u));
 }
 
-// One block per row, kThreads columns at a time. For E2M1 the even thread of a pair packs the byte.
+// The code of one element; for E2M1 the even thread of a pair packs the byte, so every thread of
+// the warp calls it.
+__device__ inline void StoreRowCode(const EncodeTask& t, bool live, int64_t row, int64_t col,
+                                    float grid) {
+  if (t.codes == nullptr) return;
+  const unsigned code = CodeOf(t.elem, grid);
+  const unsigned neighbour = __shfl_down_sync(0xFFFFFFFFu, code, 1);
+  uint8_t* row_codes = t.codes + row * t.code_row_bytes;
+  if (t.elem != Elem::kE2M1) {
+    if (live) row_codes[col] = static_cast<uint8_t>(code);
+  } else if (live && col % 2 == 0) {
+    const unsigned odd = col + 1 < t.cols ? neighbour : 0u;
+    row_codes[col / 2] = formats::PackE2M1(static_cast<uint8_t>(code), static_cast<uint8_t>(odd));
+  }
+}
+
+inline constexpr int kRowHeld = 16;  // numbers of a row that a thread keeps in registers
+
+// Measures and encodes rows with a scale of their own and no bounds: 4 bytes read per element where
+// the row fits into the registers of its block. Counts rows whose amax is not finite.
+__global__ void QuantizeRowsKernel(EncodeTask t, float max, int32_t* nonfinite) {
+  const auto source = [&t](int64_t row, int64_t col) {
+    if (col >= t.cols) return 0.0f;
+    return t.fold.Apply(formats::RoundBf16(t.x[row * t.cols + col]), row, col);
+  };
+  for (int64_t row = blockIdx.x; row < t.rows; row += gridDim.x) {
+    float held[kRowHeld];
+    uint32_t bits = 0;
+#pragma unroll
+    for (int k = 0; k < kRowHeld; ++k) {
+      held[k] = source(row, static_cast<int64_t>(k) * kThreads + threadIdx.x);
+      bits = formats::AmaxUpdate(bits, held[k]);
+    }
+    for (int64_t col = kRowHeld * kThreads + threadIdx.x; col < t.cols; col += kThreads) {
+      bits = formats::AmaxUpdate(bits, source(row, col));
+    }
+    bits = BlockMax(bits);
+    const float enc = EncOf(t.scale, max, bits);
+    if (threadIdx.x == 0) {
+      t.enc[row] = enc;
+      if (!formats::IsFinite(formats::BitsFloat(bits))) atomicAdd(nonfinite, 1);
+    }
+    const auto encode = [&](int64_t col, float value) {
+      const bool live = col < t.cols;
+      const int64_t position = t.turned ? col * t.rows + row : row * t.cols + col;
+      const float grid = RoundToGrid(t.elem, t.round, t.random, position, value * enc);
+      StoreRowCode(t, live, row, col, grid);
+      if (live && t.decoded != nullptr) {
+        t.decoded[row * t.cols + col] = t.fold.Undo(DecodeGrid(t.scale, enc, grid), row, col);
+      }
+    };
+#pragma unroll
+    for (int k = 0; k < kRowHeld; ++k) {
+      // The same for the whole block.
+      if (static_cast<int64_t>(k) * kThreads >= t.cols) break;
+      encode(static_cast<int64_t>(k) * kThreads + threadIdx.x, held[k]);
+    }
+    for (int64_t first = kRowHeld * kThreads; first < t.cols; first += kThreads) {
+      encode(first + threadIdx.x, source(row, first + threadIdx.x));
+    }
+  }
+}
+
+// One block per row, kThreads columns at a time.
 __global__ void EncodeRowsKernel(EncodeTask t) {
   for (int64_t row = blockIdx.x; row < t.rows; row += gridDim.x) {
     const float low = t.stats[row].low;
@@ -253,18 +316,7 @@ __global__ void EncodeRowsKernel(EncodeTask t) {
       const float clamped = formats::OccClamp(value, low, high);
       const int64_t position = t.turned ? col * t.rows + row : row * t.cols + col;
       const float grid = RoundToGrid(t.elem, t.round, t.random, position, clamped * enc);
-      if (t.codes != nullptr) {
-        const unsigned code = CodeOf(t.elem, grid);
-        const unsigned neighbour = __shfl_down_sync(0xFFFFFFFFu, code, 1);
-        uint8_t* row_codes = t.codes + row * t.code_row_bytes;
-        if (t.elem != Elem::kE2M1) {
-          if (live) row_codes[col] = static_cast<uint8_t>(code);
-        } else if (live && col % 2 == 0) {
-          const unsigned odd = col + 1 < t.cols ? neighbour : 0u;
-          row_codes[col / 2] =
-              formats::PackE2M1(static_cast<uint8_t>(code), static_cast<uint8_t>(odd));
-        }
-      }
+      StoreRowCode(t, live, row, col, grid);
       float decoded = DecodeGrid(t.scale, enc, grid);
       if (t.offsets != nullptr) {
         const bool outlier = live && (value < low || value > high);

@@ -270,6 +270,66 @@ TEST_P(EmulatedKernels, QuantizeToTheBitsOfTheCpu) {
   }
 }
 
+// Rows without bounds are measured and encoded in one pass, within and beyond registers.
+TEST_P(EmulatedKernels, RowsInOnePassAreTheBitsOfTheCpu) {
+  const Case& c = GetParam();
+  const bool rows_alone = c.block == Block::kToken && c.contraction == Axis::kCols && !c.clamp;
+  if (!rows_alone) GTEST_SKIP() << "bounds, or another layout of scales";
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{1, 1}, {37, 301}, {2, kRowHeld * kThreads + 333}}) {
+    std::vector<float> x = Source(rows, cols, 1);
+    if (rows > 1) x[static_cast<size_t>(cols) + 1] = -kInfinity;
+    Quant quant;
+    quant.elem = c.elem;
+    quant.block = c.block;
+    quant.scale = c.scale;
+    quant.scale_max = c.max;
+    quant.round = c.round;
+    QuantizeContext context;
+    context.stream = 5;
+    QuantizedTensor other, q;
+    if (c.fold) {
+      Quant by_row = quant;
+      by_row.elem = Elem::kE2M1;
+      by_row.scale_max = 6;
+      by_row.round = Round::kEven;
+      CpuResult(*cpu, by_row, {}, Source(cols, 8, 2), cols, 8, &other);
+      quant.fold = true;
+      context.fold = &other;
+    }
+    const Result expected = CpuResult(*cpu, quant, context, x, rows, cols, &q);
+    for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
+      std::vector<float> enc(static_cast<size_t>(rows)), values = x;
+      std::vector<uint8_t> codes(expected.codes.size());
+      int32_t nonfinite = 0;
+      EncodeTask task{};
+      task.elem = quant.elem;
+      task.round = quant.round;
+      task.scale = quant.scale;
+      task.random = {context.seed, context.step, context.stream};
+      task.axis = ScaleAxis::kRow;
+      task.fold = FoldOf(q);
+      task.rows = rows;
+      task.cols = cols;
+      task.code_row_bytes = q.code_row_bytes();
+      task.x = values.data();
+      task.enc = enc.data();
+      task.codes = codes.data();
+      task.decoded = values.data();  // in place
+      Emulator::Get().Launch({2}, kThreads, 0, order,
+                             [&] { QuantizeRowsKernel(task, quant.scale_max, &nonfinite); });
+      EXPECT_EQ(codes, expected.codes) << c.name << ' ' << cols;
+      EXPECT_EQ(enc, expected.enc);
+      EXPECT_EQ(nonfinite, expected.nonfinite);
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (std::isnan(values[i]) && std::isnan(expected.decoded[i])) continue;
+        ASSERT_EQ(formats::FloatBits(values[i]), formats::FloatBits(expected.decoded[i])) << i;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedKernels, testing::ValuesIn(kCases));
 
 // The scales the CPU gives an operand are those of the maxima measured together.
