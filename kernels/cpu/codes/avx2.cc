@@ -21,7 +21,9 @@
 //      M = 12: 448 codes are 56 steps, 4 * 144 * 56 = 32256 <= 32767 (57 could reach 32832);
 //      M = 24: 224 are 28, 4 * 288 * 28 = 32256;  M = 40: 136 are 17, 4 * 480 * 17 = 32640;
 //      M = 78: 64 are 8, 4 * 936 * 8 = 29952.
-// 2. Offset, both within 12, for groups: u = a + 12 in [0, 24], |pair| <= 2 * 24 * 12 = 576. A lane
+//    Groups of a multiple of 64 up to 448 take this form too, M = 12, one group a span.
+// 2. Offset, both within 12, for other groups: u = a + 12 in [0, 24], |pair| <= 2 * 24 * 12 = 576.
+// A lane
 //    starts at minus 12 times its right codes, ends at its true products, two per four codes: a
 //    group of kOffsetSpan = 448 ends at 2 * 144 * 112 = 32256 at most.
 // 3. Mixed, one side within 12, the other within 127 (INT8 gradients, wide outliers): u = a + 12
@@ -83,26 +85,14 @@ constexpr int kMixedSteps = 5;
   __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(product));
 }
 
-// What a tile function does with vector `i` of its final sums, columns 8 (i % 2) of row i / 2:
-// stores them, or the results they stand for.
-[[gnu::always_inline]] inline void PutSums(const TileArgs& args, int i, bool resume, bool last,
-                                           __m256i sums) {
-  int32_t* tile = args.tile + i * 8;
-  if (resume) sums = _mm256_add_epi32(sums, Load(tile));
-  if (!last || args.finish == nullptr) return Put(tile, sums);
-  const FinishArgs& f = *args.finish;
-  const int row = i / 2, col = i % 2 * 8;
-  if (f.outlier_sums != nullptr) {
-    sums = _mm256_add_epi32(sums, Load(f.outlier_sums + row * f.correction_stride + col));
-  }
-  __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(f.left_scale[row]));
-  if (f.correction != nullptr) {
-    y = _mm256_add_ps(y, _mm256_loadu_ps(f.correction + row * f.correction_stride + col));
-  }
-  y = _mm256_mul_ps(y, _mm256_loadu_ps(f.right_scale + col));
-  float* out = f.out + row * f.out_stride + col;
-  if (f.accumulate) y = _mm256_add_ps(_mm256_loadu_ps(out), y);
-  _mm256_storeu_ps(out, y);
+// Sums still in 16-bit lanes into `tile`.
+[[gnu::always_inline]] inline void PutSums(const TileArgs& args, bool resume,
+                                           const __m256i (&sums)[kTiles]) {
+  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+    int32_t* tile = args.tile + i * 8;
+    const __m256i wide = Widen(sums[i]);
+    Put(tile, resume ? _mm256_add_epi32(Load(tile), wide) : wide);
+  });
 }
 
 void WinogradLeftBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
@@ -133,6 +123,36 @@ void WinogradRightBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   Put(bias + 8, _mm256_sub_epi16(zero, sum1));
 }
 
+// Sums of a span in 16-bit lanes; the panels move on.
+[[gnu::always_inline]] inline void WinogradSums(const uint8_t*& left, const uint8_t*& right,
+                                                const int32_t* left_bias, const int32_t* right_bias,
+                                                int64_t depth, __m256i (&sums)[kTiles]) {
+  Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
+    const __m256i row = _mm256_set1_epi32(left_bias[r]);
+    sums[2 * r] = _mm256_add_epi16(row, Load(right_bias));
+    sums[2 * r + 1] = _mm256_add_epi16(row, Load(right_bias + 8));
+  });
+  for (int64_t step = 0; step < depth; step += 8, left += kRows * 8, right += kCols * 8) {
+    __m256i o0 = Load(right), e0 = Load(right + 32);
+    __m256i o1 = Load(right + 64), e1 = Load(right + 96);
+    Pin(o0);
+    Pin(e0);
+    Pin(o1);
+    Pin(e1);
+    Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
+      const __m256i ae = Broadcast(left + r * 8);
+      const __m256i ao = Broadcast(left + r * 8 + 4);
+      __m256i u0 = _mm256_add_epi8(ae, o0), v0 = _mm256_add_epi8(ao, e0);
+      __m256i product = _mm256_maddubs_epi16(u0, v0);
+      AddInPlace(sums[2 * r], product);
+      u0 = _mm256_add_epi8(ae, o1);
+      v0 = _mm256_add_epi8(ao, e1);
+      product = _mm256_maddubs_epi16(u0, v0);
+      AddInPlace(sums[2 * r + 1], product);
+    });
+  }
+}
+
 template <int most>
 void WinogradTile(const TileArgs& args) {
   constexpr int kSpan = kWinogradSpan<most>;
@@ -144,36 +164,38 @@ void WinogradTile(const TileArgs& args) {
   for (int64_t k = 0; k < args.depth; k += kSpan) {
     const int64_t depth = args.depth - k < kSpan ? args.depth - k : kSpan;
     __m256i sums[kTiles];
-    Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
-      const __m256i row = _mm256_set1_epi32(left_bias[r]);
-      sums[2 * r] = _mm256_add_epi16(row, Load(right_bias));
-      sums[2 * r + 1] = _mm256_add_epi16(row, Load(right_bias + 8));
-    });
-    for (int64_t step = 0; step < depth; step += 8, left += kRows * 8, right += kCols * 8) {
-      __m256i o0 = Load(right), e0 = Load(right + 32);
-      __m256i o1 = Load(right + 64), e1 = Load(right + 96);
-      Pin(o0);
-      Pin(e0);
-      Pin(o1);
-      Pin(e1);
-      Unroll<kRows>([&](auto r) NIBBLE_INLINE_LAMBDA {
-        const __m256i ae = Broadcast(left + r * 8);
-        const __m256i ao = Broadcast(left + r * 8 + 4);
-        __m256i u0 = _mm256_add_epi8(ae, o0), v0 = _mm256_add_epi8(ao, e0);
-        __m256i product = _mm256_maddubs_epi16(u0, v0);
-        AddInPlace(sums[2 * r], product);
-        u0 = _mm256_add_epi8(ae, o1);
-        v0 = _mm256_add_epi8(ao, e1);
-        product = _mm256_maddubs_epi16(u0, v0);
-        AddInPlace(sums[2 * r + 1], product);
-      });
-    }
-    const bool last = k + depth == args.depth;
-    Unroll<kTiles>([&](auto i)
-                       NIBBLE_INLINE_LAMBDA { PutSums(args, i, resume, last, Widen(sums[i])); });
+    WinogradSums(left, right, left_bias, right_bias, depth, sums);
+    PutSums(args, resume, sums);
     resume = true;
     left_bias += kRows;
     right_bias += kCols;
+  }
+}
+
+// Adds the sums of a group, 16-bit lanes, to the FP32 sums, which wait in memory while integer ones
+// fill the registers.
+[[gnu::always_inline]] inline void AddGroup(const __m256i (&sums)[kTiles], const float* left_factor,
+                                            const float* right_factor, float* tile) {
+  const __m256 factor0 = _mm256_loadu_ps(right_factor);
+  const __m256 factor1 = _mm256_loadu_ps(right_factor + 8);
+  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
+    const __m256 factor =
+        _mm256_mul_ps(_mm256_set1_ps(left_factor[i / 2]), i % 2 == 0 ? factor0 : factor1);
+    const __m256 term = _mm256_mul_ps(_mm256_cvtepi32_ps(Widen(sums[i])), factor);
+    _mm256_storeu_ps(tile + i * 8, _mm256_add_ps(_mm256_loadu_ps(tile + i * 8), term));
+  });
+}
+
+void WinogradGroupTile(const GroupTileArgs& args) {
+  if (!args.resume) std::memset(args.tile, 0, kTiles * 8 * sizeof(float));
+  const uint8_t* left = args.left;
+  const uint8_t* right = args.right;
+  for (int64_t g = 0; g < args.groups; ++g) {
+    __m256i sums[kTiles];
+    WinogradSums(left, right, args.left_bias + g * kRows, args.right_bias + g * kCols, args.group,
+                 sums);
+    AddGroup(sums, args.left_factor + g * args.left_stride,
+             args.right_factor + g * args.right_stride, args.tile);
   }
 }
 
@@ -190,7 +212,6 @@ void OffsetBias(const uint8_t* panel, int64_t depth, int32_t* bias) {
   Put(bias + 8, _mm256_sub_epi16(zero, sum1));
 }
 
-// The FP32 sums wait in memory while eight integer sums of a group fill the registers.
 void OffsetGroupTile(const GroupTileArgs& args) {
   if (!args.resume) std::memset(args.tile, 0, kTiles * 8 * sizeof(float));
   const uint8_t* left = args.left;
@@ -211,15 +232,7 @@ void OffsetGroupTile(const GroupTileArgs& args) {
         AddInPlace(products[2 * r + 1], _mm256_maddubs_epi16(a, b1));
       });
     }
-    const __m256 factor0 = _mm256_loadu_ps(right_factor);
-    const __m256 factor1 = _mm256_loadu_ps(right_factor + 8);
-    Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA {
-      float* tile = args.tile + i * 8;
-      const __m256 factor =
-          _mm256_mul_ps(_mm256_set1_ps(left_factor[i / 2]), i % 2 == 0 ? factor0 : factor1);
-      const __m256 term = _mm256_mul_ps(_mm256_cvtepi32_ps(Widen(products[i])), factor);
-      _mm256_storeu_ps(tile, _mm256_add_ps(_mm256_loadu_ps(tile), term));
-    });
+    AddGroup(products, left_factor, right_factor, args.tile);
     bias += kCols;
     left_factor += args.left_stride;
     right_factor += args.right_stride;
@@ -263,7 +276,7 @@ void MixedTile(const TileArgs& args) {
                                            : _mm256_set1_epi32(args.left_bias[i / 2]));
     });
   }
-  const auto run = [&](auto steps, auto last) NIBBLE_INLINE_LAMBDA {
+  const auto run = [&](auto steps) NIBBLE_INLINE_LAMBDA {
     __m256i sums[kTiles];
     Unroll<steps>([&](auto step) NIBBLE_INLINE_LAMBDA {
       __m256i b0 = Load(right + step * kCols * 4), b1 = Load(right + step * kCols * 4 + 32);
@@ -281,18 +294,15 @@ void MixedTile(const TileArgs& args) {
         }
       });
     });
-    Unroll<kTiles>([&](auto i)
-                       NIBBLE_INLINE_LAMBDA { PutSums(args, i, true, last, Widen(sums[i])); });
+    PutSums(args, true, sums);
     left += steps * kRows * 4;
     right += steps * kCols * 4;
   };
   int64_t step = args.depth / 4;
-  constexpr std::integral_constant<int, kMixedSteps> kAll;
-  constexpr std::integral_constant<int, 1> kOne;
-  for (; step > kMixedSteps; step -= kMixedSteps) run(kAll, std::false_type{});
-  if (step == kMixedSteps) return run(kAll, std::true_type{});
-  for (; step > 1; --step) run(kOne, std::false_type{});
-  if (step == 1) run(kOne, std::true_type{});
+  for (; step >= kMixedSteps; step -= kMixedSteps) {
+    run(std::integral_constant<int, kMixedSteps>{});
+  }
+  for (; step > 0; --step) run(std::integral_constant<int, 1>{});
 }
 
 [[gnu::always_inline]] inline void AddWords(const uint8_t* left, const uint8_t* right,
@@ -315,7 +325,7 @@ void WordsTile(const TileArgs& args) {
     sums[i] = args.resume ? Load(args.tile + i * 8) : _mm256_setzero_si256();
   });
   AddWords(args.left, args.right, args.depth, sums);
-  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA { PutSums(args, i, false, true, sums[i]); });
+  Unroll<kTiles>([&](auto i) NIBBLE_INLINE_LAMBDA { Put(args.tile + i * 8, sums[i]); });
 }
 
 void WordsGroupTile(const GroupTileArgs& args) {
@@ -423,8 +433,7 @@ constexpr Variant Winograd(bool wide_left, bool wide_right) {
           WinogradLeftBias,
           WinogradRightBias<most>,
           WinogradTile<most>,
-          nullptr,
-          true};
+          nullptr};
 }
 constexpr Variant kOuter[] = {
     Winograd<12>(false, false),
@@ -435,12 +444,24 @@ constexpr Variant kOuter[] = {
     Winograd<78>(true, false),
     Winograd<78>(false, true),
     {12, 127, kOffsetLeft, kQuadsRight, 8, 0, 1280, nullptr, MixedBias<kCols>, MixedTile<true>,
-     nullptr, true},
+     nullptr},
     {127, 12, kQuadsLeft, kOffsetRight, 8, 0, 1280, MixedBias<kRows>, nullptr, MixedTile<false>,
-     nullptr, true},
-    {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, WordsTile, nullptr, true},
+     nullptr},
+    {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, WordsTile, nullptr},
 };
 constexpr Variant kGrouped[] = {
+    // Whole 64s: smaller groups spend more on loading two biases than the form saves.
+    {12,
+     12,
+     {PanelOrder::kWinogradLeft, kRows, kWinogradOffset<12>},
+     {PanelOrder::kWinogradRight, kCols, 0},
+     64,
+     kWinogradSpan<12>,
+     1280,
+     WinogradLeftBias,
+     WinogradRightBias<12>,
+     nullptr,
+     WinogradGroupTile},
     {12, 12, kOffsetLeft, kQuadsRight, 8, kOffsetSpan, 1280, nullptr, OffsetBias, nullptr,
      OffsetGroupTile},
     {127, 127, kWordsLeft, kWordsRight, 8, 0, 640, nullptr, nullptr, nullptr, WordsGroupTile},

@@ -93,17 +93,14 @@ class Multiplication {
     }
     for (int64_t k = 0; k < left_.depth; k += plan_.depth_block) {
       const int64_t depth = std::min(plan_.depth_block, left_.depth - k);
-      const bool last = k + depth == left_.depth;
       int32_t* tile = tiles;
       for (int64_t j = first_right; j < last_right; ++j) {
         for (int64_t i = first_left; i < last_left; ++i) {
-          const int64_t at = (i - first_left) * left_.lanes * width;
-          const FinishArgs finish =
-              Finishing(i, j, correction + at + (j - first_right) * right_.lanes, width);
-          const bool whole = finish.rows == left_.lanes && finish.cols == right_.lanes;
-          const bool at_once = last && whole && variant_.finishes && !gemm_.transposed;
-          RunTile(i, j, k, depth, tile, at_once ? &finish : nullptr);
-          if (last && !at_once) FinishTile(tile, finish);
+          RunTile(i, j, k, depth, tile);
+          if (k + depth == left_.depth) {
+            const int64_t at = (i - first_left) * left_.lanes * width;
+            FinishTile(i, j, tile, correction + at + (j - first_right) * right_.lanes, width);
+          }
           if (keep) tile += tile_size;
         }
       }
@@ -111,8 +108,7 @@ class Multiplication {
   }
 
  private:
-  void RunTile(int64_t i, int64_t j, int64_t k, int64_t depth, int32_t* tile,
-               const FinishArgs* finish) const {
+  void RunTile(int64_t i, int64_t j, int64_t k, int64_t depth, int32_t* tile) const {
     const uint8_t* left = left_.panel(i) + k * left_.lanes * variant_.left.code_bytes();
     const uint8_t* right = right_.panel(j) + k * right_.lanes * variant_.right.code_bytes();
     if (variant_.group_tile != nullptr) {
@@ -122,12 +118,12 @@ class Multiplication {
                            gemm_.left_group + g * gemm_.left_group_stride + i * left_.lanes,
                            gemm_.right_group + g * gemm_.right_group_stride + j * right_.lanes,
                            gemm_.left_group_stride, gemm_.right_group_stride, k > 0,
-                           reinterpret_cast<float*>(tile)});
+                           reinterpret_cast<float*>(tile), left_.bias(i) + g * left_.lanes});
       return;
     }
     const int64_t span = variant_.span == 0 ? 0 : k / variant_.span;
     variant_.tile({left, right, left_.bias(i) + span * left_.lanes,
-                   right_.bias(j) + span * right_.lanes, depth, k > 0, tile, finish});
+                   right_.bias(j) + span * right_.lanes, depth, k > 0, tile});
   }
 
   // How the sums of left panel i against right panel j become results.
@@ -151,16 +147,18 @@ class Multiplication {
     return args;
   }
 
-  void FinishTile(int32_t* tile, const FinishArgs& args) const {
+  void FinishTile(int64_t i, int64_t j, int32_t* tile, const float* correction,
+                  int64_t correction_stride) const {
+    const FinishArgs args = Finishing(i, j, correction, correction_stride);
     if (variant_.group_tile != nullptr) {
       return kernels_.finish_groups(reinterpret_cast<const float*>(tile), args);
     }
     const bool whole = args.rows == left_.lanes && args.cols == right_.lanes;
     if (gemm_.transposed && whole) return kernels_.finish_transposed(tile, args);
     if (args.outlier_sums != nullptr) {
-      for (int64_t i = 0; i < args.rows; ++i) {
-        const int32_t* sums = args.outlier_sums + i * args.correction_stride;
-        for (int64_t j = 0; j < args.cols; ++j) tile[i * args.stride + j] += sums[j];
+      for (int64_t row = 0; row < args.rows; ++row) {
+        const int32_t* sums = args.outlier_sums + row * args.correction_stride;
+        for (int64_t col = 0; col < args.cols; ++col) tile[row * args.stride + col] += sums[col];
       }
     }
     if (gemm_.transposed) return FinishTransposed(tile, args);

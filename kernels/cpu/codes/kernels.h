@@ -48,8 +48,6 @@ struct PanelLayout {
   }
 };
 
-struct FinishArgs;
-
 // One tile of left.lanes x right.lanes sums over `depth` codes of both panels (a multiple of the
 // variant's depth_multiple). Biases: 4 bytes per lane and span, preloaded into the accumulators.
 struct TileArgs {
@@ -60,8 +58,6 @@ struct TileArgs {
   int64_t depth;
   bool resume;    // continue the sums in `tile`
   int32_t* tile;  // row-major
-  // Variants that finish: the results of this whole tile are wanted, not its sums.
-  const FinishArgs* finish = nullptr;
 };
 
 // The same with one scale per group: tile += float(S_g) * (left_factor * right_factor).
@@ -77,6 +73,7 @@ struct GroupTileArgs {
   int64_t right_stride;
   bool resume;
   float* tile;
+  const int32_t* left_bias = nullptr;  // per group
 };
 
 // From sums to results, as operand.h defines them.
@@ -144,7 +141,6 @@ struct Variant {
   void (*right_bias)(const uint8_t* panel, int64_t depth, int32_t* bias);
   void (*tile)(const TileArgs& args);
   void (*group_tile)(const GroupTileArgs& args);  // exactly one of tile, group_tile
-  bool finishes = false;                          // `tile` heeds TileArgs::finish
 };
 
 struct KernelSet {
