@@ -1,84 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Fill, sums, scaling, BF16 rounding, SwiGLU, AdamW: one thread per element, no shared state.
-#include <cmath>
-
 #include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/elementwise_ops.cuh"
 #include "kernels/cuda/launch.h"
-#include "kernels/formats/bf16.h"
 
 namespace nibble::cuda {
-namespace {
-
-struct FillOp {
-  float* x;
-  float value;
-  __device__ void operator()(int64_t i) const { x[i] = value; }
-};
-struct AddOp {
-  const float *a, *b;
-  float* out;
-  __device__ void operator()(int64_t i) const { out[i] = a[i] + b[i]; }
-};
-struct AxpyOp {
-  float factor;
-  const float* x;
-  float* y;
-  __device__ void operator()(int64_t i) const { y[i] = y[i] + factor * x[i]; }
-};
-struct ScaleOp {
-  float factor;
-  float* x;
-  __device__ void operator()(int64_t i) const { x[i] = x[i] * factor; }
-};
-struct RoundOp {
-  const float* x;
-  float* out;
-  __device__ void operator()(int64_t i) const { out[i] = formats::RoundBf16(x[i]); }
-};
-struct SwiGluOp {
-  const float *gate, *up;
-  float* out;
-  __device__ void operator()(int64_t i) const {
-    const float sigmoid = 1.0f / (1.0f + expf(-gate[i]));
-    out[i] = (gate[i] * sigmoid) * up[i];
-  }
-};
-struct SwiGluBackwardOp {
-  const float *dout, *gate, *up;
-  float *dgate, *dup;
-  __device__ void operator()(int64_t i) const {
-    const float g = gate[i];
-    const float d = dout[i];
-    const float u = up[i];
-    const float sigmoid = 1.0f / (1.0f + expf(-g));
-    const float silu = g * sigmoid;
-    dup[i] = d * silu;
-    dgate[i] = (d * u) * (sigmoid + silu * (1.0f - sigmoid));
-  }
-};
-
-// The update in the CPU backend's order of operations.
-struct AdamWOp {
-  float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
-  float inverse_correction1, inverse_correction2, epsilon, learning_rate, decay;
-  const float* gradient;
-  float *m, *v, *parameter;
-  __device__ void operator()(int64_t i) const {
-    const float g = gradient[i] * gradient_scale;
-    const float first = beta1 * m[i] + one_minus_beta1 * g;
-    const float second = beta2 * v[i] + one_minus_beta2 * (g * g);
-    m[i] = first;
-    v[i] = second;
-    const float root = sqrtf(second * inverse_correction2) + epsilon;
-    const float decayed = parameter[i] - decay * parameter[i];
-    parameter[i] = decayed - learning_rate * ((first * inverse_correction1) / root);
-  }
-};
-
-}  // namespace
 
 Status CudaBackend::Fill(TensorView x, float value) {
   RETURN_IF_ERROR(CheckSameSize("Fill", "x", x, x.size()));
@@ -138,20 +67,7 @@ Status CudaBackend::AdamW(const AdamWParams& params, ConstTensorView gradient, T
     return InvalidArgumentError(StrFormat("AdamW: step %lld; the first update is step 1",
                                           static_cast<long long>(params.step)));
   }
-  const double step = static_cast<double>(params.step);
-  const double beta1 = static_cast<double>(params.beta1);
-  const double beta2 = static_cast<double>(params.beta2);
-  AdamWOp op{};
-  op.gradient_scale = params.gradient_scale;
-  op.beta1 = params.beta1;
-  op.one_minus_beta1 = static_cast<float>(1.0 - beta1);
-  op.beta2 = params.beta2;
-  op.one_minus_beta2 = static_cast<float>(1.0 - beta2);
-  op.inverse_correction1 = static_cast<float>(1.0 / (1.0 - std::pow(beta1, step)));
-  op.inverse_correction2 = static_cast<float>(1.0 / (1.0 - std::pow(beta2, step)));
-  op.epsilon = params.epsilon;
-  op.learning_rate = params.learning_rate;
-  op.decay = params.learning_rate * params.weight_decay;
+  AdamWOp op = AdamWOpOf(params);
   op.gradient = gradient.f32();
   op.m = m.f32();
   op.v = v.f32();

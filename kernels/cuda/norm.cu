@@ -6,101 +6,13 @@
 #include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/embedding_kernels.cuh"
 #include "kernels/cuda/ids.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm_kernels.cuh"
+#include "kernels/cuda/rope.cuh"
 
 namespace nibble::cuda {
-namespace {
-
-constexpr int64_t kNormChunkRows = 64;  // rows per partial sum of dweight
-constexpr int kVocabularyShards = 64;   // blocks that share one group of embedding columns
-
-// A thread owns one column of one shard of the vocabulary, so each sum runs in ascending token
-// order and no two threads add to one element.
-__global__ void EmbeddingBackwardKernel(const int32_t* ids, const float* dout, int64_t tokens,
-                                        int64_t vocabulary, int64_t width, float* dtable) {
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (column >= width) return;
-  for (int64_t t = 0; t < tokens; ++t) {
-    const int32_t id = ids[t];
-    if (id % kVocabularyShards != static_cast<int32_t>(blockIdx.y) || id >= vocabulary) continue;
-    dtable[id * width + column] += dout[t * width + column];
-  }
-}
-
-// projection[t] = rstd^2 / width * sum(dout * weight * x).
-__global__ void RmsNormProjectionKernel(const float* dout, const float* x, const float* weight,
-                                        const float* rstd, int64_t rows, int64_t width,
-                                        float* projections) {
-  for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
-    const float* g = dout + t * width;
-    const float* row = x + t * width;
-    float sum = 0;
-    for (int64_t i = threadIdx.x; i < width; i += kThreads) sum += (g[i] * weight[i]) * row[i];
-    const float dot = BlockSum(sum);
-    const float scale = rstd[t];
-    if (threadIdx.x == 0) projections[t] = dot * scale * scale / static_cast<float>(width);
-  }
-}
-
-// dweight partials of one chunk of rows, then dx of those rows: dx may be dout, so the sums come
-// first. A thread owns columns.
-__global__ void RmsNormApplyKernel(const float* dout, const float* x, const float* weight,
-                                   const float* rstd, const float* projections, int64_t rows,
-                                   int64_t width, bool accumulate, float* dx, float* partials) {
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kNormChunkRows;
-  const int64_t last = first + kNormChunkRows < rows ? first + kNormChunkRows : rows;
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    float partial = 0;
-    for (int64_t t = first; t < last; ++t) {
-      const float g = dout[t * width + i];
-      const float value = x[t * width + i];
-      const float scale = rstd[t];
-      partial += g * (value * scale);
-      const float gradient = scale * (g * weight[i] - value * projections[t]);
-      float& target = dx[t * width + i];
-      target = accumulate ? target + gradient : gradient;
-    }
-    partials[static_cast<int64_t>(blockIdx.x) * width + i] = partial;
-  }
-}
-
-struct FoldPartialsOp {
-  const float* partials;
-  int64_t chunks, width;
-  float* dweight;
-  __device__ void operator()(int64_t i) const {
-    float sum = dweight[i];
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partials[chunk * width + i];
-    dweight[i] = sum;
-  }
-};
-
-// The angle in double, as the CPU's table holds it.
-struct RopeOp {
-  float* x;
-  int64_t seq, heads, head_dim, offset;
-  double theta;
-  float sign;
-  __device__ void operator()(int64_t i) const {
-    const int64_t half = head_dim / 2;
-    const int64_t pair = i % half;
-    const int64_t head = i / half % heads;
-    const int64_t t = i / half / heads;
-    const double exponent = -2.0 * static_cast<double>(pair) / static_cast<double>(head_dim);
-    const double angle = static_cast<double>(t % seq + offset) * pow(theta, exponent);
-    const float cosine = static_cast<float>(cos(angle));
-    const float sine = sign * static_cast<float>(sin(angle));
-    float* first = x + (t * heads + head) * head_dim + pair;
-    const float a = first[0];
-    const float b = first[half];
-    first[0] = a * cosine - b * sine;
-    first[half] = b * cosine + a * sine;
-  }
-};
-
-}  // namespace
 
 Status CudaBackend::EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) {
   const int64_t width = table.cols;

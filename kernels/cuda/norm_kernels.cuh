@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RMSNorm, alone and with the residual sum before it. A block takes a row; its sum of squares has a
-// fixed tree, the same in both kernels, so they give the same bits.
+// RMSNorm, alone and with the residual sum before it, and its backward. A block takes a row; its
+// sum of squares has a fixed tree, the same in both kernels, so they give the same bits.
 //
 // Thread-safety: kernels, ordered by their stream.
 #pragma once
@@ -66,5 +66,55 @@ __global__ void AddRmsNormKernel(const float* a, const float* b, const float* we
     }
   }
 }
+
+inline constexpr int64_t kNormChunkRows = 64;  // rows per partial sum of dweight
+
+// projection[t] = rstd^2 / width * sum(dout * weight * x).
+__global__ void RmsNormProjectionKernel(const float* dout, const float* x, const float* weight,
+                                        const float* rstd, int64_t rows, int64_t width,
+                                        float* projections) {
+  for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
+    const float* g = dout + t * width;
+    const float* row = x + t * width;
+    float sum = 0;
+    for (int64_t i = threadIdx.x; i < width; i += kThreads) sum += (g[i] * weight[i]) * row[i];
+    const float dot = BlockSum(sum);
+    const float scale = rstd[t];
+    if (threadIdx.x == 0) projections[t] = dot * scale * scale / static_cast<float>(width);
+  }
+}
+
+// dweight partials of one chunk of rows, then dx of those rows: dx may be dout, so the sums come
+// first. A thread owns columns.
+__global__ void RmsNormApplyKernel(const float* dout, const float* x, const float* weight,
+                                   const float* rstd, const float* projections, int64_t rows,
+                                   int64_t width, bool accumulate, float* dx, float* partials) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kNormChunkRows;
+  const int64_t last = first + kNormChunkRows < rows ? first + kNormChunkRows : rows;
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+    float partial = 0;
+    for (int64_t t = first; t < last; ++t) {
+      const float g = dout[t * width + i];
+      const float value = x[t * width + i];
+      const float scale = rstd[t];
+      partial += g * (value * scale);
+      const float gradient = scale * (g * weight[i] - value * projections[t]);
+      float& target = dx[t * width + i];
+      target = accumulate ? target + gradient : gradient;
+    }
+    partials[static_cast<int64_t>(blockIdx.x) * width + i] = partial;
+  }
+}
+
+struct FoldPartialsOp {
+  const float* partials;
+  int64_t chunks, width;
+  float* dweight;
+  __device__ void operator()(int64_t i) const {
+    float sum = dweight[i];
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partials[chunk * width + i];
+    dweight[i] = sum;
+  }
+};
 
 }  // namespace nibble::cuda

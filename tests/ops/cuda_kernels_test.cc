@@ -11,7 +11,6 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/ids.cuh"
 #include "kernels/cuda/loss_kernels.cuh"
-#include "kernels/cuda/norm_kernels.cuh"
 #include "kernels/cuda/occ_kernels.cuh"
 #include "kernels/cuda/quantize_both_kernels.cuh"
 #include "kernels/cuda/quantize_kernels.cuh"
@@ -432,42 +431,6 @@ TEST(EmulatedCrossEntropy, EqualsTheCpu) {
       EXPECT_NEAR(losses[i], expected_losses[i], 2e-6f * (1 + expected_losses[i])) << i;
     }
     for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 3e-7f) << i;
-  }
-}
-
-// Rows within and beyond what registers hold.
-TEST(EmulatedNorm, TheSumWithItsNormGivesTheBitsOfBothAlone) {
-  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
-  constexpr int64_t kRows = 3;
-  for (const int64_t width : {1, 300, kNormHeld * kThreads + 70}) {
-    const auto size = static_cast<size_t>(kRows * width);
-    const std::vector<float> a = Source(kRows, width, 8), b = Source(kRows, width, 9);
-    const std::vector<float> weight = Source(1, width, 10);
-    std::vector<float> sum = a, out(size), rstd(kRows), alone(size), alone_rstd(kRows);
-    std::vector<float> expected(size), expected_rstd(kRows), expected_sum(size);
-    for (size_t i = 0; i < size; ++i) expected_sum[i] = a[i] + b[i];
-    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kBackwards, [&] {
-      AddRmsNormKernel(sum.data(), b.data(), weight.data(), 1e-5f, kRows, width, sum.data(),
-                       out.data(), rstd.data());
-    });
-    Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kForwards, [&] {
-      RmsNormKernel(expected_sum.data(), weight.data(), 1e-5f, kRows, width, alone.data(),
-                    alone_rstd.data());
-    });
-    EXPECT_EQ(sum, expected_sum);
-    EXPECT_EQ(out, alone);
-    EXPECT_EQ(rstd, alone_rstd);
-    std::vector<float> cpu_sum(size);
-    const ConstTensorView left(a.data(), kRows, width), right(b.data(), kRows, width);
-    ASSERT_TRUE(cpu->AddRmsNormForward(left, right, {weight.data(), 1, width}, 1e-5f,
-                                       {cpu_sum.data(), kRows, width},
-                                       {expected.data(), kRows, width},
-                                       {expected_rstd.data(), 1, kRows})
-                    .ok());
-    EXPECT_EQ(cpu_sum, expected_sum);
-    for (size_t i = 0; i < size; ++i) {
-      ASSERT_NEAR(out[i], expected[i], 1e-5f * (1 + std::fabs(expected[i]))) << i;
-    }
   }
 }
 

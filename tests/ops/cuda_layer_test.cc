@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What lies between a layer's products, emulated: elementwise operations, RMSNorm's backward,
+// rotations of positions, the embedding's gradient, AdamW.
+#include "tests/ops/cuda_emulator.h"
+// The emulator first: it is what the kernels see of CUDA.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/elementwise_ops.cuh"
+#include "kernels/cuda/embedding_kernels.cuh"
+#include "kernels/cuda/norm_kernels.cuh"
+#include "kernels/cuda/rope.cuh"
+#include "kernels/formats/philox.h"
+
+namespace nibble::cuda {
+namespace {
+
+std::vector<float> Source(int64_t size, uint32_t stream) {
+  std::vector<float> x(static_cast<size_t>(size));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const uint32_t word = formats::RandomWord(23, 0, stream, i);
+    x[i] = static_cast<float>(static_cast<int32_t>(word)) * (word % 29 == 0 ? 0x1p-28f : 0x1p-31f);
+  }
+  return x;
+}
+
+template <typename Op>
+void ForEachElement(int64_t size, const Op& op) {
+  for (int64_t i = 0; i < size; ++i) op(i);
+}
+
+class EmulatedLayer : public testing::Test {
+ protected:
+  static TensorView View(std::vector<float>& x, int64_t rows = 1) {
+    return {x.data(), rows, static_cast<int64_t>(x.size()) / rows};
+  }
+  static void ExpectNear(const std::vector<float>& got, const std::vector<float>& expected,
+                         float tolerance) {
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      ASSERT_NEAR(got[i], expected[i], tolerance * (1 + std::fabs(expected[i]))) << i;
+    }
+  }
+  std::unique_ptr<Backend> cpu_ = *MakeBackend("cpu", {1, 0});
+};
+
+TEST_F(EmulatedLayer, AdamWGivesTheBitsOfTheCpu) {
+  constexpr int64_t kSize = 777;
+  std::vector<float> g = Source(kSize, 1), p = Source(kSize, 2), other_p = p;
+  std::vector<float> m(kSize, 0), v(kSize, 0), other_m = m, other_v = v;
+  for (int64_t step = 1; step <= 3; ++step) {
+    AdamWParams params;
+    params.step = step;
+    params.gradient_scale = 0.7f;
+    ASSERT_TRUE(cpu_->AdamW(params, View(g), View(m), View(v), View(p)).ok());
+    AdamWOp op = AdamWOpOf(params);
+    op.gradient = g.data();
+    op.m = other_m.data();
+    op.v = other_v.data();
+    op.parameter = other_p.data();
+    ForEachElement(kSize, op);
+  }
+  EXPECT_EQ(other_m, m);
+  EXPECT_EQ(other_v, v);
+  EXPECT_EQ(other_p, p);
+}
+
+TEST_F(EmulatedLayer, SumsAndRoundingGiveTheBitsOfTheCpu) {
+  constexpr int64_t kSize = 301;
+  std::vector<float> a = Source(kSize, 3), b = Source(kSize, 4), out(kSize), expected(kSize);
+  ASSERT_TRUE(cpu_->Add(View(a), View(b), View(expected)).ok());
+  ForEachElement(kSize, AddOp{a.data(), b.data(), out.data()});
+  EXPECT_EQ(out, expected);
+  ASSERT_TRUE(cpu_->Axpy(0.3f, View(a), View(expected)).ok());
+  ForEachElement(kSize, AxpyOp{0.3f, a.data(), out.data()});
+  EXPECT_EQ(out, expected);
+  ASSERT_TRUE(cpu_->Scale(1.7f, View(expected)).ok());
+  ForEachElement(kSize, ScaleOp{1.7f, out.data()});
+  EXPECT_EQ(out, expected);
+  ASSERT_TRUE(cpu_->RoundToBf16(View(expected), View(expected)).ok());
+  ForEachElement(kSize, RoundOp{out.data(), out.data()});
+  EXPECT_EQ(out, expected);
+}
+
+TEST_F(EmulatedLayer, SwiGluIsTheCpusBothWays) {
+  constexpr int64_t kSize = 999;
+  std::vector<float> gate = Source(kSize, 5), up = Source(kSize, 6), dout = Source(kSize, 7);
+  std::vector<float> out(kSize), dgate(kSize), dup(kSize), expected[3];
+  for (auto& e : expected) e.resize(kSize);
+  for (float& g : gate) g *= 9.0f;  // into both tails
+  ASSERT_TRUE(cpu_->SwiGluForward(View(gate), View(up), View(expected[0])).ok());
+  ASSERT_TRUE(
+      cpu_->SwiGluBackward(View(dout), View(gate), View(up), View(expected[1]), View(expected[2]))
+          .ok());
+  ForEachElement(kSize, SwiGluOp{gate.data(), up.data(), out.data()});
+  ForEachElement(kSize,
+                 SwiGluBackwardOp{dout.data(), gate.data(), up.data(), dgate.data(), dup.data()});
+  ExpectNear(out, expected[0], 1e-6f);
+  ExpectNear(dgate, expected[1], 1e-6f);
+  ExpectNear(dup, expected[2], 1e-6f);
+}
+
+// Rows within and beyond what registers hold.
+TEST_F(EmulatedLayer, TheSumWithItsNormGivesTheBitsOfBothAlone) {
+  constexpr int64_t kRows = 3;
+  for (const int64_t width : {1, 300, kNormHeld * kThreads + 70}) {
+    const auto size = static_cast<size_t>(kRows * width);
+    const std::vector<float> a = Source(kRows * width, 8), b = Source(kRows * width, 9);
+    const std::vector<float> weight = Source(width, 10);
+    std::vector<float> sum = a, out(size), rstd(kRows), alone(size), alone_rstd(kRows);
+    std::vector<float> expected(size), expected_rstd(kRows), expected_sum(size);
+    for (size_t i = 0; i < size; ++i) expected_sum[i] = a[i] + b[i];
+    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kBackwards, [&] {
+      AddRmsNormKernel(sum.data(), b.data(), weight.data(), 1e-5f, kRows, width, sum.data(),
+                       out.data(), rstd.data());
+    });
+    Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kForwards, [&] {
+      RmsNormKernel(expected_sum.data(), weight.data(), 1e-5f, kRows, width, alone.data(),
+                    alone_rstd.data());
+    });
+    EXPECT_EQ(sum, expected_sum);
+    EXPECT_EQ(out, alone);
+    EXPECT_EQ(rstd, alone_rstd);
+    std::vector<float> cpu_sum(size);
+    const ConstTensorView left(a.data(), kRows, width), right(b.data(), kRows, width);
+    ASSERT_TRUE(cpu_->AddRmsNormForward(left, right, {weight.data(), 1, width}, 1e-5f,
+                                        {cpu_sum.data(), kRows, width},
+                                        {expected.data(), kRows, width},
+                                        {expected_rstd.data(), 1, kRows})
+                    .ok());
+    EXPECT_EQ(cpu_sum, expected_sum);
+    for (size_t i = 0; i < size; ++i) {
+      ASSERT_NEAR(out[i], expected[i], 1e-5f * (1 + std::fabs(expected[i]))) << i;
+    }
+  }
+}
+
+// More rows than one partial sum of dweight takes.
+TEST_F(EmulatedLayer, RmsNormBackwardIsTheCpus) {
+  constexpr int64_t kRows = 2 * kNormChunkRows + 9, kWidth = 300, kChunks = 3;
+  std::vector<float> x = Source(kRows * kWidth, 8), dout = Source(kRows * kWidth, 9);
+  std::vector<float> weight = Source(kWidth, 10), out(x.size()), rstd(kRows);
+  ASSERT_TRUE(
+      cpu_->RmsNormForward(View(x, kRows), View(weight), 1e-5f, View(out, kRows), View(rstd)).ok());
+  for (const bool accumulate : {false, true}) {
+    std::vector<float> dx = Source(kRows * kWidth, 11), dweight = Source(kWidth, 12);
+    std::vector<float> expected_dx = dx, expected_dweight = dweight;
+    ASSERT_TRUE(cpu_->RmsNormBackward(View(dout, kRows), View(x, kRows), View(weight), View(rstd),
+                                      View(expected_dx, kRows), accumulate, View(expected_dweight))
+                    .ok());
+    std::vector<float> projections(kRows), partials(kChunks * kWidth);
+    Emulator::Get().Launch({4}, kThreads, 0, FiberOrder::kBackwards, [&] {
+      RmsNormProjectionKernel(dout.data(), x.data(), weight.data(), rstd.data(), kRows, kWidth,
+                              projections.data());
+    });
+    Emulator::Get().Launch({kChunks}, kThreads, 0, FiberOrder::kForwards, [&] {
+      RmsNormApplyKernel(dout.data(), x.data(), weight.data(), rstd.data(), projections.data(),
+                         kRows, kWidth, accumulate, dx.data(), partials.data());
+    });
+    ForEachElement(kWidth, FoldPartialsOp{partials.data(), kChunks, kWidth, dweight.data()});
+    ExpectNear(dx, expected_dx, 1e-5f);
+    ExpectNear(dweight, expected_dweight, 1e-5f);
+  }
+}
+
+TEST_F(EmulatedLayer, RotationsOfPositionsAreTheCpusBothWays) {
+  const RopeParams params{2, 7, 3, 6, 5, 500.0};
+  const int64_t rows = params.batch * params.seq;
+  std::vector<float> x = Source(rows * params.heads * params.head_dim, 13), got = x;
+  for (const float sign : {1.0f, -1.0f}) {
+    const Status status = sign > 0 ? cpu_->RopeForward(params, View(x, rows))
+                                   : cpu_->RopeBackward(params, View(x, rows));
+    ASSERT_TRUE(status.ok());
+    ForEachElement(static_cast<int64_t>(got.size()) / 2,
+                   RopeOp{got.data(), params.seq, params.heads, params.head_dim,
+                          params.position_offset, params.theta, sign});
+    ExpectNear(got, x, 1e-6f);
+  }
+}
+
+// Repeated ids add in ascending order: the CPU's bits. Ids that are none add nothing.
+TEST_F(EmulatedLayer, EmbeddingGradientsAreTheCpusBits) {
+  constexpr int64_t kTokens = 60, kWidth = 270, kVocabulary = 90;
+  std::vector<int32_t> ids(kTokens);
+  for (size_t t = 0; t < ids.size(); ++t) {
+    ids[t] = static_cast<int32_t>(formats::RandomWord(1, 2, 3, t) % 11 * 8);
+  }
+  std::vector<float> dout = Source(kTokens * kWidth, 14);
+  std::vector<float> dtable = Source(kVocabulary * kWidth, 15), expected = dtable;
+  ASSERT_TRUE(cpu_->EmbeddingBackward({ids.data(), 1, kTokens, DType::kI32}, View(dout, kTokens),
+                                      View(expected, kVocabulary))
+                  .ok());
+  std::vector<int32_t> with_bad = ids;
+  std::vector<float> with_bad_dout = dout;
+  for (const int32_t bad : {-3, static_cast<int32_t>(kVocabulary), 1 << 30}) {
+    with_bad.push_back(bad);
+    with_bad_dout.insert(with_bad_dout.end(), kWidth, 1.0f);
+  }
+  Emulator::Get().Launch({2, kVocabularyShards}, kThreads, 0, FiberOrder::kBackwards, [&] {
+    EmbeddingBackwardKernel(with_bad.data(), with_bad_dout.data(),
+                            static_cast<int64_t>(with_bad.size()), kVocabulary, kWidth,
+                            dtable.data());
+  });
+  EXPECT_EQ(dtable, expected);
+}
+
+}  // namespace
+}  // namespace nibble::cuda
