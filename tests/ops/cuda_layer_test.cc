@@ -13,6 +13,7 @@
 #include "kernels/cuda/embedding_kernels.cuh"
 #include "kernels/cuda/norm_kernels.cuh"
 #include "kernels/cuda/rope.cuh"
+#include "kernels/cuda/rotate_kernels.cuh"
 #include "kernels/formats/philox.h"
 
 namespace nibble::cuda {
@@ -178,6 +179,39 @@ TEST_F(EmulatedLayer, RotationsOfPositionsAreTheCpusBothWays) {
                    RopeOp{got.data(), params.seq, params.heads, params.head_dim,
                           params.position_offset, params.theta, sign});
     ExpectNear(got, x, 1e-6f);
+  }
+}
+
+// Every size the kernel has, along either axis, both ways, signs as the CPU draws them.
+TEST_F(EmulatedLayer, HadamardRotationsAreTheCpusBits) {
+  constexpr uint64_t kSeed = 3;
+  constexpr uint32_t kStep = 4, kStream = 5;
+  for (int size = 2; size <= formats::kMaxRotation; size *= 2) {
+    const int64_t rows = 2 * size, cols = size;
+    for (const bool by_rows : {false, true}) {
+      std::vector<float> x = Source(rows * cols, 16), got = x;
+      QuantizeContext context;
+      context.seed = kSeed;
+      context.step = kStep;
+      context.rotation_stream = kStream;
+      context.contraction = by_rows ? Axis::kRows : Axis::kCols;
+      for (const bool inverse : {false, true}) {
+        ASSERT_TRUE(
+            cpu_->Rotate({size, Signs::kFresh}, context, inverse, View(x, rows), View(x, rows))
+                .ok());
+        RotationTask task = RotationTaskOf(size, inverse, by_rows, rows, cols);
+        for (int i = 0; i < size; ++i) {
+          const uint32_t word =
+              formats::RandomWord(kSeed, kStep, kStream, static_cast<uint64_t>(i));
+          task.negative[i / 32] |= (word >> 31) << (i % 32);
+        }
+        task.x = got.data();
+        task.out = got.data();
+        Emulator::Get().Launch({3}, static_cast<unsigned>(size), 0, FiberOrder::kBackwards,
+                               [&] { RotateKernel(task); });
+        EXPECT_EQ(got, x) << size << ' ' << by_rows << ' ' << inverse;
+      }
+    }
   }
 }
 
