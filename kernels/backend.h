@@ -99,6 +99,10 @@ struct AdamWParams {
   float weight_decay = 0.1f;  // decoupled; 0 for norms
   int64_t step = 1;           // 1 for the first update; bias correction uses it
   float gradient_scale = 1;   // multiplies the gradient first (clipping, averaging)
+  // Of a stochastically rounded state: element i of m, v and the parameter takes word i of random
+  // streams `stream`, stream + 1 and stream + 2 at (seed, step).
+  uint64_t seed = 0;
+  uint32_t stream = 0;
 };
 
 // Scales of one tensor's rounded AdamW state; 1 for formats without one. Value type.
@@ -321,9 +325,10 @@ class Backend {
 
   // The same with a rounded state (arXiv 2310.18313): m and v decode to FP32, the update takes the
   // new ones unrounded, then they are stored under new scales and the parameter, held as FP32
-  // values, is rounded to the master format. kE4M3 and kF16 have one scale per tensor, the largest
-  // power of two that keeps its amax within 448 or 65504. m and v: u8 codes, f16, bf16 or f32 as
-  // `precision` says. A parameter that is not finite stays unrounded. UNIMPLEMENTED by default.
+  // values, is rounded to the master format. kBf16Sr rounds to BF16 stochastically. kE4M3 and kF16
+  // have one scale per tensor, the largest power of two that keeps its amax within 448 or 65504. m
+  // and v: u8 codes, f16, bf16 or f32 as `precision` says. A parameter that is not finite stays
+  // unrounded. UNIMPLEMENTED by default.
   virtual Status RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
                               ConstTensorView gradient, TensorView m, TensorView v,
                               TensorView parameter, StateScales* scales);

@@ -141,7 +141,7 @@ std::vector<std::pair<std::string, int64_t>> OrderedMemory(const MemoryClasses& 
   }
   int64_t total = 0;
   for (const auto& entry : bytes) {
-    if (entry.first == "total" || entry.first == "peak_rss") continue;
+    if (entry.first == "total" || entry.first == "peak_rss" || entry.first == "host") continue;
     total += entry.second;
     if (std::find(kFirst.begin(), kFirst.end(), entry.first) == kFirst.end()) {
       ordered.push_back(entry);
@@ -150,7 +150,9 @@ std::vector<std::pair<std::string, int64_t>> OrderedMemory(const MemoryClasses& 
   if (ordered.empty()) return ordered;
   const auto given = bytes.find("total");
   ordered.emplace_back("total", given == bytes.end() ? total : given->second);
-  if (const auto rss = bytes.find("peak_rss"); rss != bytes.end()) ordered.push_back(*rss);
+  for (const char* const apart : {"host", "peak_rss"}) {
+    if (const auto found = bytes.find(apart); found != bytes.end()) ordered.push_back(*found);
+  }
   return ordered;
 }
 

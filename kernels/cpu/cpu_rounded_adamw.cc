@@ -7,6 +7,7 @@
 
 #include "base/strings.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/random_words.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/fp16.h"
 #include "kernels/formats/fp8.h"
@@ -56,6 +57,7 @@ void Load(StateElem elem, ConstTensorView x, float scale, int64_t first, int64_t
         out[i] = x.f32()[first + i];
         break;
       case StateElem::kBf16:
+      case StateElem::kBf16Sr:
         out[i] = formats::FromBf16(words[i]);
         break;
       case StateElem::kF16:
@@ -68,7 +70,19 @@ void Load(StateElem elem, ConstTensorView x, float scale, int64_t first, int64_t
   }
 }
 
-void Store(StateElem elem, const float* x, float scale, int64_t first, int64_t n, TensorView out) {
+// Random words of a tensor's elements for stochastic rounding.
+struct Draws {
+  RandomStream stream;
+  uint32_t room[kChunk + 6];
+  const uint32_t* At(int64_t first, int64_t n) {
+    return RandomRun(stream, static_cast<uint64_t>(first), n, room);
+  }
+};
+
+void Store(StateElem elem, const float* x, float scale, int64_t first, int64_t n,
+           const RandomStream& stream, TensorView out) {
+  Draws draws{stream, {}};
+  const uint32_t* const random = elem == StateElem::kBf16Sr ? draws.At(first, n) : nullptr;
   auto* const words = static_cast<uint16_t*>(out.data) + first;
   for (int64_t i = 0; i < n; ++i) {
     switch (elem) {
@@ -77,6 +91,9 @@ void Store(StateElem elem, const float* x, float scale, int64_t first, int64_t n
         break;
       case StateElem::kBf16:
         words[i] = formats::ToBf16(x[i]);
+        break;
+      case StateElem::kBf16Sr:
+        words[i] = formats::StochasticBf16(x[i], random[i]);
         break;
       case StateElem::kF16:
         words[i] = formats::EncodeF16(x[i] * scale);
@@ -88,12 +105,14 @@ void Store(StateElem elem, const float* x, float scale, int64_t first, int64_t n
   }
 }
 
-float RoundedWeight(StateElem elem, float x, float scale) {
+float RoundedWeight(StateElem elem, float x, float scale, uint32_t word) {
   switch (elem) {
     case StateElem::kF32:
       return x;
     case StateElem::kBf16:
       return formats::RoundBf16(x);
+    case StateElem::kBf16Sr:
+      return formats::FromBf16(formats::StochasticBf16(x, word));
     case StateElem::kF16:
       return formats::RoundF16(x * scale) / scale;
     case StateElem::kE4M3:
@@ -167,16 +186,22 @@ Status CpuBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision&
   scales->m = StoredScale(precision.m, max_m.value(), scales->m);
   scales->v = StoredScale(precision.v, max_v.value(), scales->v);
   scales->master = StoredScale(precision.master, max_parameter.value(), scales->master);
+  const auto stream = [&params](uint32_t role) {
+    return RandomStream{params.seed, static_cast<uint32_t>(params.step), params.stream + role};
+  };
   const bool rounds = std::isfinite(max_parameter.value());  // else the run ends, and says why
   pool_.RunRanges(size, kGrain, [&](int64_t begin, int64_t end, int) {
     ForChunks(begin, end, [&](int64_t first, int64_t n) {
       float next_m[kChunk], next_v[kChunk];
       moments.Next(first, n, next_m, next_v);
-      Store(precision.m, next_m, scales->m, first, n, m);
-      Store(precision.v, next_v, scales->v, first, n, v);
+      Store(precision.m, next_m, scales->m, first, n, stream(0), m);
+      Store(precision.v, next_v, scales->v, first, n, stream(1), v);
+      Draws draws{stream(2), {}};
+      const bool random = precision.master == StateElem::kBf16Sr;
+      const uint32_t* const words = random ? draws.At(first, n) : nullptr;
       float* const p = parameter.f32() + first;
       for (int64_t i = 0; rounds && i < n; ++i) {
-        p[i] = RoundedWeight(precision.master, p[i], scales->master);
+        p[i] = RoundedWeight(precision.master, p[i], scales->master, random ? words[i] : 0);
       }
     });
   });

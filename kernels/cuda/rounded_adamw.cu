@@ -63,6 +63,9 @@ Status CudaBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision
   task.v = {precision.v, scales->v, v.data};
   task.parameter = parameter.f32();
   task.maxima = static_cast<uint32_t*>(words_.data());
+  task.seed = params.seed;
+  task.step = static_cast<uint32_t>(params.step);
+  task.stream = params.stream;
   RoundedAdamWUpdateKernel<<<GridFor(size), kThreads, 0, stream_>>>(task);
   RETURN_IF_ERROR(LaunchStatus("RoundedAdamW"));
   uint32_t maxima[3] = {};

@@ -10,6 +10,7 @@
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/fp16.h"
 #include "kernels/formats/fp8.h"
+#include "kernels/formats/philox.h"
 
 namespace nibble::cuda {
 
@@ -25,6 +26,7 @@ struct StoredMoment {
       case StateElem::kF32:
         return static_cast<const float*>(data)[i];
       case StateElem::kBf16:
+      case StateElem::kBf16Sr:
         return formats::FromBf16(static_cast<const uint16_t*>(data)[i]);
       case StateElem::kF16:
         return formats::DecodeF16(static_cast<const uint16_t*>(data)[i]) * inverse;
@@ -33,13 +35,17 @@ struct StoredMoment {
     }
     return formats::DecodeE4M3(static_cast<const uint8_t*>(data)[i]) * inverse;
   }
-  __device__ void Store(int64_t i, float value, float new_scale) const {
+  // `word`: the element's random number, of stochastic rounding only.
+  __device__ void Store(int64_t i, float value, float new_scale, uint32_t word) const {
     switch (elem) {
       case StateElem::kF32:
         static_cast<float*>(data)[i] = value;
         return;
       case StateElem::kBf16:
         static_cast<uint16_t*>(data)[i] = formats::ToBf16(value);
+        return;
+      case StateElem::kBf16Sr:
+        static_cast<uint16_t*>(data)[i] = formats::StochasticBf16(value, word);
         return;
       case StateElem::kF16:
         static_cast<uint16_t*>(data)[i] = formats::EncodeF16(value * new_scale);
@@ -50,12 +56,14 @@ struct StoredMoment {
   }
 };
 
-__device__ inline float RoundedWeight(StateElem elem, float x, float scale) {
+__device__ inline float RoundedWeight(StateElem elem, float x, float scale, uint32_t word) {
   switch (elem) {
     case StateElem::kF32:
       return x;
     case StateElem::kBf16:
       return formats::RoundBf16(x);
+    case StateElem::kBf16Sr:
+      return formats::FromBf16(formats::StochasticBf16(x, word));
     case StateElem::kF16:
       return formats::RoundF16(x * scale) / scale;
     case StateElem::kE4M3:
@@ -72,11 +80,18 @@ struct RoundedAdamWTask {
   StoredMoment m, v;
   float* parameter;
   uint32_t* maxima;  // of m, v and the parameter, as bits; zero before
+  uint64_t seed;     // of stochastic rounding, with step and stream as AdamWParams says
+  uint32_t step, stream;
 
   __device__ void Moments(int64_t i, float* next_m, float* next_v) const {
     const float g = gradient[i] * gradient_scale;
     *next_m = beta1 * m.Load(i) + rest1 * g;
     *next_v = beta2 * v.Load(i) + rest2 * (g * g);
+  }
+  // Of element i of m, v (roles 0, 1) or the parameter (2).
+  __device__ uint32_t Word(StateElem elem, uint32_t role, int64_t i) const {
+    if (elem != StateElem::kBf16Sr) return 0;
+    return formats::RandomWord(seed, step, stream + role, static_cast<uint64_t>(i));
   }
 };
 
@@ -111,9 +126,10 @@ __global__ void RoundedAdamWStoreKernel(RoundedAdamWTask t, StateScales scales, 
        i += stride) {
     float m, v;
     t.Moments(i, &m, &v);
-    t.m.Store(i, m, scales.m);
-    t.v.Store(i, v, scales.v);
-    if (round_parameter) t.parameter[i] = RoundedWeight(master, t.parameter[i], scales.master);
+    t.m.Store(i, m, scales.m, t.Word(t.m.elem, 0, i));
+    t.v.Store(i, v, scales.v, t.Word(t.v.elem, 1, i));
+    if (!round_parameter) continue;
+    t.parameter[i] = RoundedWeight(master, t.parameter[i], scales.master, t.Word(master, 2, i));
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// BF16: the upper half of a float32, rounded to nearest, ties to even.
+// BF16: the upper half of a float32, rounded to nearest, ties to even, or stochastically.
 //
 // Thread-safety: pure functions. NaN stays NaN (made quiet), infinities stay, overflow rounds to
 // infinity as IEEE says.
@@ -32,6 +32,17 @@ NIBBLE_HD inline float RoundBf16(float x) {
   const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
   const uint32_t quiet = (bits & 0xFFFF0000u) | 0x00400000u;
   return BitsFloat((bits & kMagnitudeBits) > kInfinityBits ? quiet : rounded);
+}
+
+// The BF16 value at or beside x towards or away from zero, away with the probability of x's place
+// between them; `word` is uniform, 16 of its bits count. A finite x stays finite.
+NIBBLE_HD inline uint16_t StochasticBf16(float x, uint32_t word) {
+  const uint32_t bits = FloatBits(x);
+  const uint32_t magnitude = bits & kMagnitudeBits;
+  if (magnitude >= kInfinityBits) return ToBf16(x);
+  const uint32_t rounded = (magnitude + (word & 0xFFFFu)) >> 16;
+  const uint32_t finite = rounded > 0x7F7Fu ? 0x7F7Fu : rounded;
+  return static_cast<uint16_t>(finite | (bits >> 31) << 15);
 }
 
 // Keys that order BF16 values: -Inf < ... < -0 < +0 < ... < +Inf, and every NaN last.

@@ -72,7 +72,7 @@ const Words& LinearKinds() {
   return words;
 }
 const Words& StateElems() {
-  static const Words words = {"fp32", "fp16", "bf16", "e4m3"};
+  static const Words words = {"fp32", "fp16", "bf16", "e4m3", "bf16_sr"};
   return words;
 }
 // "presum": rounded before the sum, which then runs in FP32.

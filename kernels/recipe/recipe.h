@@ -232,8 +232,8 @@ struct WeightRule {
   friend bool operator==(const WeightRule&, const WeightRule&) = default;
 };
 
-// Precision of the optimizer's state and of gradients on the wire.
-enum class StateElem : uint8_t { kF32, kF16, kBf16, kE4M3 };
+// Precision of the optimizer's state and of gradients on the wire. kBf16Sr rounds stochastically.
+enum class StateElem : uint8_t { kF32, kF16, kBf16, kE4M3, kBf16Sr };
 constexpr int StateElemBytes(StateElem elem) {
   return elem == StateElem::kF32 ? 4 : elem == StateElem::kE4M3 ? 1 : 2;
 }

@@ -93,6 +93,8 @@ Result<JobEstimate> EstimateJob(const ResolvedSpec& resolved) {
     job.warnings.push_back("data.path '" + run.data.path +
                            "' is relative: each worker looks for it in its own folder");
   }
+  // A job for any device must fit a CPU, too, which offloads nothing.
+  if (resolved.proto.resources().device() == kBackendCuda) run.run.backend = kBackendCuda;
   ASSIGN_OR_RETURN(job.run, EstimateRun(run, resolved.recipe));
   const int64_t tokens = run.schedule.micro_batch * run.data.seq_len;
   for (std::string& warning : RecipeWarnings(resolved.recipe, tokens, run.model.hidden_size)) {
@@ -115,6 +117,7 @@ v1::Estimate ToProto(const JobEstimate& job) {
   memory["optimizer"] = job.run.memory.optimizer;
   memory["activations"] = job.run.memory.activations;
   memory["quantized"] = job.run.memory.quantized;
+  if (job.run.memory.host > 0) memory["host"] = job.run.memory.host;
   memory["total"] = job.run.memory.total();
   for (const std::string& warning : job.warnings) out.add_warnings(warning);
   return out;

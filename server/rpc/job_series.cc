@@ -70,8 +70,8 @@ void AddTraining(const LiveValues& live, const Labels& job, FamilySet& set) {
     set.Gauge("nibble_train_validation_loss", "Last validation loss, nats per token.", job,
               progress.validation_loss());
   }
-  static const std::array<std::string, 6> kMemoryClasses = {"weights",     "gradients", "optimizer",
-                                                            "activations", "quantized", "peak_rss"};
+  static const std::array<std::string, 7> kMemoryClasses = {
+      "weights", "gradients", "optimizer", "activations", "quantized", "host", "peak_rss"};
   for (const std::string& name : kMemoryClasses) {
     const auto found = progress.memory_bytes().find(name);
     if (found == progress.memory_bytes().end()) continue;

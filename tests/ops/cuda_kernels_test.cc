@@ -455,21 +455,29 @@ TEST(EmulatedIds, BadOnesAreNotedAndLeftAlone) {
   EXPECT_EQ(out, (std::vector<float>{5, 6, 0, 0, 0, 0, 1, 2, 0, 0}));
 }
 
-// The state of fp8_lm after two updates on each side.
-TEST(EmulatedRoundedAdamW, EqualsTheCpuBitForBit) {
+float ScaleOf(StateElem elem, uint32_t bits, float previous) {
+  const float amax = formats::BitsFloat(bits);
+  if (elem == StateElem::kE4M3) return formats::ScaleP2(amax, formats::kE4M3Max, previous);
+  return elem == StateElem::kF16 ? formats::ScaleP2(amax, formats::kF16Max, previous) : 1.0f;
+}
+
+// The state after two updates on each side. M: what holds the codes of the first moment.
+template <typename M>
+void ExpectTheCpusState(const StatePrecision& precision, DType m_type, DType v_type) {
   constexpr int64_t kSize = 1000;
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
-  const StatePrecision precision{StateElem::kE4M3, StateElem::kF16, StateElem::kF16};
   std::vector<float> gradient = Source(1, kSize, 6), p = Source(1, kSize, 7), other_p = p;
-  std::vector<uint8_t> m(kSize, 0), other_m = m;
+  std::vector<M> m(kSize, 0), other_m = m;
   std::vector<uint16_t> v(kSize, 0), other_v = v;
   StateScales scales, other;
   for (int64_t step = 1; step <= 2; ++step) {
     AdamWParams params;
     params.step = step;
+    params.seed = 77;
+    params.stream = 12;
     ASSERT_TRUE(cpu->RoundedAdamW(params, precision, {gradient.data(), 1, kSize},
-                                  {m.data(), 1, kSize, DType::kU8},
-                                  {v.data(), 1, kSize, DType::kF16}, {p.data(), 1, kSize}, &scales)
+                                  {m.data(), 1, kSize, m_type}, {v.data(), 1, kSize, v_type},
+                                  {p.data(), 1, kSize}, &scales)
                     .ok());
     uint32_t maxima[3] = {};
     const double b1 = static_cast<double>(params.beta1), b2 = static_cast<double>(params.beta2);
@@ -489,12 +497,15 @@ TEST(EmulatedRoundedAdamW, EqualsTheCpuBitForBit) {
         {precision.m, other.m, other_m.data()},
         {precision.v, other.v, other_v.data()},
         other_p.data(),
-        maxima};
+        maxima,
+        params.seed,
+        static_cast<uint32_t>(step),
+        params.stream};
     Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kForwards,
                            [&] { RoundedAdamWUpdateKernel(task); });
-    other.m = formats::ScaleP2(formats::BitsFloat(maxima[0]), formats::kE4M3Max, other.m);
-    other.v = formats::ScaleP2(formats::BitsFloat(maxima[1]), formats::kF16Max, other.v);
-    other.master = formats::ScaleP2(formats::BitsFloat(maxima[2]), formats::kF16Max, other.master);
+    other.m = ScaleOf(precision.m, maxima[0], other.m);
+    other.v = ScaleOf(precision.v, maxima[1], other.v);
+    other.master = ScaleOf(precision.master, maxima[2], other.master);
     Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kBackwards,
                            [&] { RoundedAdamWStoreKernel(task, other, precision.master, true); });
     EXPECT_EQ(other.m, scales.m);
@@ -504,6 +515,14 @@ TEST(EmulatedRoundedAdamW, EqualsTheCpuBitForBit) {
     EXPECT_EQ(other_v, v);
     EXPECT_EQ(other_p, p);
   }
+}
+
+// That of fp8_lm, and one rounded stochastically.
+TEST(EmulatedRoundedAdamW, EqualsTheCpuBitForBit) {
+  ExpectTheCpusState<uint8_t>({StateElem::kE4M3, StateElem::kF16, StateElem::kF16}, DType::kU8,
+                              DType::kF16);
+  ExpectTheCpusState<uint16_t>({StateElem::kBf16Sr, StateElem::kBf16Sr, StateElem::kBf16Sr},
+                               DType::kBF16, DType::kBF16);
 }
 
 }  // namespace

@@ -88,6 +88,27 @@ TEST_F(DeviceMemoryTest, TrainingTouchesMemoryThroughTheBackendAlone) {
   }
 }
 
+// Checkpoints are read and written in between, too.
+TEST_F(DeviceMemoryTest, MomentsOnTheHostGiveTheSameRun) {
+  for (const char* recipe : {"bf16", "fp8_lm"}) {
+    const EndRecord kept = RunOn(kBackendCpu, std::string("kept-") + recipe, recipe, 8);
+    const std::string run = std::string("offloaded-") + recipe;
+    RunConfig config = Config(run, recipe, 8);
+    config.run.backend = kBackendCuda;
+    config.memory.offload_optimizer = true;
+    RunEnvironment environment = Sealed();
+    int asked = 0;
+    environment.stop_requested = [&asked] { return asked++ == 3; };
+    ASSERT_EQ(Run(config, environment).reason, kEndPreempted);
+    const EndRecord end = Run(config, Sealed());
+    ASSERT_EQ(end.reason, kEndCompleted) << end.message;
+    EXPECT_EQ(end.weights_sha256, kept.weights_sha256) << recipe;
+    const auto memory = Only<MemoryRecord>(Journal(run));
+    ASSERT_FALSE(memory.empty());
+    EXPECT_GT(memory.back().bytes.at("host"), memory.back().bytes.at("optimizer")) << recipe;
+  }
+}
+
 TEST_F(DeviceMemoryTest, CheckpointsMoveBetweenBackends) {
   const EndRecord whole = RunOn(kBackendCpu, "whole", "fp4_ms_paper", 12);
   ASSERT_EQ(whole.reason, kEndCompleted) << whole.message;

@@ -33,6 +33,14 @@ int64_t PaddedParameters(const ModelConfig& m) {
   return tables * padded(m.vocab_size * m.hidden_size) + m.layers * block + padded(m.hidden_size);
 }
 
+int64_t LargestParameter(const ModelConfig& m) {
+  int64_t largest = m.vocab_size * m.hidden_size;
+  for (const LinearShape& shape : BlockLinears(m)) {
+    largest = std::max(largest, shape.in * shape.out);
+  }
+  return largest;
+}
+
 // Bytes of a quantized copy of (rows, cols): codes, scales and room for the residual.
 int64_t CopyBytes(const Quant& quant, int64_t rows, int64_t cols) {
   if (!quant.has_scale()) return 0;
@@ -264,8 +272,12 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   const int64_t state_bytes = PaddedParameters(model) * kFloatBytes;
   estimate.memory.weights = state_bytes;
   estimate.memory.gradients = state_bytes;
-  estimate.memory.optimizer =
-      PaddedParameters(model) * (StateElemBytes(recipe.state.m) + StateElemBytes(recipe.state.v));
+  const int64_t moment_bytes = StateElemBytes(recipe.state.m) + StateElemBytes(recipe.state.v);
+  estimate.memory.optimizer = PaddedParameters(model) * moment_bytes;
+  if (config.memory.offload_optimizer && config.run.backend != kBackendCpu) {
+    estimate.memory.host = estimate.memory.optimizer;
+    estimate.memory.optimizer = LargestParameter(model) * moment_bytes;
+  }
   const BufferPlan plan = PlanBuffers(model, recipe, config.schedule.micro_batch,
                                       config.data.seq_len, config.memory.recompute);
   estimate.memory.activations =

@@ -163,6 +163,7 @@ void ParseMemory(const Json& json, MemoryConfig& memory, std::vector<FieldError>
   } else {
     fields.Error("recompute", parsed.status().message());
   }
+  fields.Read("offloadOptimizer", memory.offload_optimizer);
   fields.Finish();
 }
 
@@ -292,7 +293,8 @@ Json RunConfigToJson(const RunConfig& c) {
        {"checkpoint", std::move(checkpoint)},
        {"metrics",
         Json::Object({{"every", c.metrics.every}, {"healthEvery", c.metrics.health_every}})},
-       {"memory", Json::Object({{"recompute", RecomputeText(c.memory.recompute)}})},
+       {"memory", Json::Object({{"recompute", RecomputeText(c.memory.recompute)},
+                                {"offloadOptimizer", c.memory.offload_optimizer}})},
        {"run", std::move(run)}});
 }
 

@@ -76,7 +76,8 @@ struct MetricsConfig {
 };
 
 struct MemoryConfig {
-  Recompute recompute;  // parts of the forward pass formed again in backward
+  Recompute recompute;             // parts of the forward pass formed again in backward
+  bool offload_optimizer = false;  // a device's AdamW moments stay in host memory
 };
 
 inline constexpr char kBackendCpu[] = "cpu";

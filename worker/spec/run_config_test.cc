@@ -37,12 +37,14 @@ TEST(RunConfig, JsonRoundTripKeepsEveryField) {
   config.schedule.global_batch = 32;
   config.optimizer.min_lr_ratio = 0;
   config.memory.recompute = ParseRecompute("norm+swiglu").value();
+  config.memory.offload_optimizer = true;
   config.run = {"/run", "j-1", 3, 17, 0, 1, 2, kBackendCuda, true};
   const Json json = RunConfigToJson(config);
   const auto again = RunConfigFromJson(json);
   ASSERT_TRUE(again.ok()) << again.status().ToString();
   EXPECT_EQ(RunConfigToJson(*again).Dump(), json.Dump());
   EXPECT_EQ(again->memory.recompute, config.memory.recompute);
+  EXPECT_TRUE(again->memory.offload_optimizer);
 }
 
 TEST(RunConfig, TokensBecomeWholeSteps) {

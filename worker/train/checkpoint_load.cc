@@ -118,10 +118,11 @@ Status LoadTensors(const std::string& folder, Backend& backend, bool with_optimi
   if (!with_optimizer) return OkStatus();
   ASSIGN_OR_RETURN(const SafetensorsReader moments,
                    SafetensorsReader::Open(JoinPath(folder, kOptimizerFileName)));
+  Backend& host = parameters->moments_backend();
   for (size_t t = 0; t < list.size(); ++t) {
-    RETURN_IF_ERROR(LoadTensor(moments, list[t].name + ".exp_avg", list[t], backend,
-                               parameters->first_moment(t)));
-    RETURN_IF_ERROR(LoadTensor(moments, list[t].name + ".exp_avg_sq", list[t], backend,
+    RETURN_IF_ERROR(
+        LoadTensor(moments, list[t].name + ".exp_avg", list[t], host, parameters->first_moment(t)));
+    RETURN_IF_ERROR(LoadTensor(moments, list[t].name + ".exp_avg_sq", list[t], host,
                                parameters->second_moment(t)));
   }
   return OkStatus();

@@ -29,7 +29,7 @@ constexpr char kEstimateHelp[] = R"(nibble-trainer estimate: what a run will cos
 
   --config FILE   run config (JSON)
   --json          one JSON object: parameters, flops_per_token, tokens_per_step, steps,
-                  memory_bytes{weights, gradients, optimizer, activations, quantized, total}
+                  memory_bytes{weights, gradients, optimizer, activations, quantized, host, total}
 
 example:
   nibble-trainer estimate --config run.json --json
@@ -79,6 +79,7 @@ Result<Json> Estimate(const std::string& path) {
                                                       {"optimizer", e.memory.optimizer},
                                                       {"activations", e.memory.activations},
                                                       {"quantized", e.memory.quantized},
+                                                      {"host", e.memory.host},
                                                       {"total", e.memory.total()}})}});
 }
 

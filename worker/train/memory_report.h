@@ -19,7 +19,8 @@ namespace nibble {
 // the peak.
 MemoryBytes MeasureMemory(const Backend& backend, const Model& model, const Parameters& parameters);
 
-// The same as a journal record, with the backend's `workspace` apart and the process's `peak_rss`.
+// The same as a journal record, with the backend's `workspace` apart the process's `peak_rss`, and
+// what is offloaded as `host`.
 MemoryRecord MemoryRecordOf(const Backend& backend, const Model& model,
                             const Parameters& parameters);
 

@@ -4,6 +4,13 @@
 #include <cmath>
 
 namespace nibble {
+namespace {
+
+// Random streams of the optimizer, apart from those of the layers: three per parameter.
+constexpr uint32_t kFirstStream = 0x40000000u;
+constexpr uint32_t kStreamsPerParameter = 4;
+
+}  // namespace
 
 Result<double> GradientNorm(Backend& backend, const Parameters& parameters) {
   ASSIGN_OR_RETURN(const double sum, backend.SumOfSquares(parameters.all_gradients()));
@@ -16,7 +23,8 @@ double ClipFactor(double gradient_norm, double clip_norm) {
 }
 
 Status ApplyAdamW(Backend& backend, const OptimizerConfig& config, int64_t step,
-                  double learning_rate, double gradient_scale, Parameters* parameters) {
+                  double learning_rate, double gradient_scale, Parameters* parameters,
+                  uint64_t seed) {
   AdamWParams params;
   params.learning_rate = static_cast<float>(learning_rate);
   params.beta1 = static_cast<float>(config.beta1);
@@ -24,20 +32,24 @@ Status ApplyAdamW(Backend& backend, const OptimizerConfig& config, int64_t step,
   params.epsilon = static_cast<float>(config.eps);
   params.step = step;
   params.gradient_scale = static_cast<float>(gradient_scale);
+  params.seed = seed;
   for (size_t t = 0; t < parameters->list().size(); ++t) {
     const bool decays = !parameters->list()[t].is_norm;
+    params.stream = kFirstStream + static_cast<uint32_t>(t) * kStreamsPerParameter;
     params.weight_decay = decays ? static_cast<float>(config.weight_decay) : 0.0f;
-    if (!(parameters->precision() == StatePrecision{})) {
+    ASSIGN_OR_RETURN(const Parameters::Moments moments, parameters->FetchMoments(t));
+    if (parameters->precision() == StatePrecision{}) {
+      RETURN_IF_ERROR(backend.AdamW(params, parameters->gradient(t), moments.first, moments.second,
+                                    parameters->weight(t)));
+    } else {
       // Norm weights lie near 1, where FP16 has no room for an update.
       StatePrecision precision = parameters->precision();
       if (!decays) precision.master = StateElem::kF32;
-      RETURN_IF_ERROR(backend.RoundedAdamW(
-          params, precision, parameters->gradient(t), parameters->first_moment(t),
-          parameters->second_moment(t), parameters->weight(t), &parameters->scales(t)));
-      continue;
+      RETURN_IF_ERROR(backend.RoundedAdamW(params, precision, parameters->gradient(t),
+                                           moments.first, moments.second, parameters->weight(t),
+                                           &parameters->scales(t)));
     }
-    RETURN_IF_ERROR(backend.AdamW(params, parameters->gradient(t), parameters->first_moment(t),
-                                  parameters->second_moment(t), parameters->weight(t)));
+    RETURN_IF_ERROR(parameters->StoreMoments(t, moments));
   }
   return OkStatus();
 }

@@ -19,8 +19,10 @@ Result<double> GradientNorm(Backend& backend, const Parameters& parameters);
 // What gradients are multiplied by so that their norm is at most clip_norm; 1 when clip_norm is 0.
 double ClipFactor(double gradient_norm, double clip_norm);
 
-// Update `step` (1 for the first). Gradients are not changed.
+// Update `step` (1 for the first). Gradients are not changed. `seed` draws the random numbers of a
+// stochastically rounded state.
 Status ApplyAdamW(Backend& backend, const OptimizerConfig& config, int64_t step,
-                  double learning_rate, double gradient_scale, Parameters* parameters);
+                  double learning_rate, double gradient_scale, Parameters* parameters,
+                  uint64_t seed = 0);
 
 }  // namespace nibble

@@ -105,9 +105,11 @@ const char* PlaceOf(const ParameterInfo& info, int64_t layers) {
 }
 
 Result<Parameters> Parameters::Create(Backend* backend, const ModelConfig& model,
-                                      bool with_training_state, const StatePrecision& precision) {
+                                      bool with_training_state, const StatePrecision& precision,
+                                      Backend* host) {
   Parameters p;
   p.backend_ = backend;
+  p.moments_backend_ = host != nullptr ? host : backend;
   p.list_ = ListParameters(model);
   p.final_norm_ = 1 + static_cast<size_t>(model.layers) * kBlockParameters;
   p.head_ = model.tied_embeddings ? p.embedding() : p.final_norm_ + 1;
@@ -117,19 +119,42 @@ Result<Parameters> Parameters::Create(Backend* backend, const ModelConfig& model
   const int64_t bytes = p.elements_ * SizeOf(DType::kF32);
   p.precision_ = precision;
   p.scales_.resize(p.list_.size());
-  std::vector<std::pair<Buffer*, int64_t>> buffers = {{&p.weights_, bytes}};
-  if (with_training_state) {
-    buffers.emplace_back(&p.gradients_, bytes);
-    buffers.emplace_back(&p.first_moments_, p.elements_ * StateElemBytes(precision.m));
-    buffers.emplace_back(&p.second_moments_, p.elements_ * StateElemBytes(precision.v));
-  }
   // Zero bits mean zero in every format; all sizes are multiples of 16 bytes.
-  for (const auto& [buffer, size] : buffers) {
-    RETURN_IF_ERROR(buffer->Reserve(*backend, size));
-    const TensorView all{buffer->data(), 1, size / SizeOf(DType::kF32), DType::kF32};
-    RETURN_IF_ERROR(backend->Fill(all, 0.0f));
-  }
+  const auto zeros = [](Backend& where, Buffer& buffer, int64_t size) -> Status {
+    RETURN_IF_ERROR(buffer.Reserve(where, size));
+    return where.Fill({buffer.data(), 1, size / SizeOf(DType::kF32), DType::kF32}, 0.0f);
+  };
+  RETURN_IF_ERROR(zeros(*backend, p.weights_, bytes));
+  if (!with_training_state) return p;
+  RETURN_IF_ERROR(zeros(*backend, p.gradients_, bytes));
+  Backend& moments = *p.moments_backend_;
+  const int64_t first_bytes = StateElemBytes(precision.m);
+  const int64_t second_bytes = StateElemBytes(precision.v);
+  RETURN_IF_ERROR(zeros(moments, p.first_moments_, p.elements_ * first_bytes));
+  RETURN_IF_ERROR(zeros(moments, p.second_moments_, p.elements_ * second_bytes));
+  if (!p.offloads_moments()) return p;
+  int64_t largest = 0;
+  for (const ParameterInfo& info : p.list_) largest = std::max(largest, info.size());
+  RETURN_IF_ERROR(p.staged_first_.Reserve(*backend, largest * first_bytes));
+  RETURN_IF_ERROR(p.staged_second_.Reserve(*backend, largest * second_bytes));
   return p;
+}
+
+Result<Parameters::Moments> Parameters::FetchMoments(size_t index) {
+  const TensorView first = first_moment(index), second = second_moment(index);
+  if (!offloads_moments()) return Moments{first, second};
+  const Moments staged{{staged_first_.data(), first.rows, first.cols, first.dtype},
+                       {staged_second_.data(), second.rows, second.cols, second.dtype}};
+  RETURN_IF_ERROR(backend_->CopyIn(staged.first.data, first.data, first.size_bytes()));
+  RETURN_IF_ERROR(backend_->CopyIn(staged.second.data, second.data, second.size_bytes()));
+  return staged;
+}
+
+Status Parameters::StoreMoments(size_t index, const Moments& moments) {
+  if (!offloads_moments()) return OkStatus();
+  const TensorView first = first_moment(index), second = second_moment(index);
+  RETURN_IF_ERROR(backend_->CopyOut(first.data, moments.first.data, first.size_bytes()));
+  return backend_->CopyOut(second.data, moments.second.data, second.size_bytes());
 }
 
 const ParameterInfo* Parameters::Find(std::string_view name) const {
@@ -150,6 +175,7 @@ DType Parameters::StateType(StateElem elem) {
     case StateElem::kF16:
       return DType::kF16;
     case StateElem::kBf16:
+    case StateElem::kBf16Sr:
       return DType::kBF16;
     case StateElem::kE4M3:
       break;

@@ -4,8 +4,9 @@
 //
 // Purpose: one ordered list tells initialisation, optimizer, checkpoints and fingerprints what
 // exists. Weights, gradients and both AdamW moments are one allocation each, in list order, so that
-// a collective or a norm over everything is one call.
-// Thread-safety: one thread, the backend's caller. Ownership: owns its device buffers; the backend
+// a collective or a norm over everything is one call. The moments may lie in another backend's
+// memory (the host's): they visit the device tensor by tensor for their update.
+// Thread-safety: one thread, the backend's caller. Ownership: owns its device buffers; the backends
 // must outlive it. Invariants: master weights are FP32; every tensor starts on kTensorAlign bytes;
 // the gaps between tensors are zero and stay zero.
 #pragma once
@@ -67,10 +68,11 @@ BlockParameter ParameterOf(LinearKind kind);
 class Parameters {
  public:
   // Weights are undefined, gradients and moments zero. `with_training_state` false allocates
-  // weights only. RESOURCE_EXHAUSTED when the backend has no memory left.
+  // weights only. `host`, whose memory the host reads, holds the moments; nullptr: `backend` does.
+  // RESOURCE_EXHAUSTED when a backend has no memory left.
   static Result<Parameters> Create(Backend* backend, const ModelConfig& model,
                                    bool with_training_state = true,
-                                   const StatePrecision& precision = {});
+                                   const StatePrecision& precision = {}, Backend* host = nullptr);
 
   const std::vector<ParameterInfo>& list() const { return list_; }
   const ParameterInfo* Find(std::string_view name) const;  // nullptr when absent
@@ -81,6 +83,9 @@ class Parameters {
 
   TensorView weight(size_t index) const { return ViewOf(weights_, index); }
   TensorView gradient(size_t index) const { return ViewOf(gradients_, index); }
+  // Where the moments lie: the backend that copies them in and out.
+  Backend& moments_backend() const { return *moments_backend_; }
+  bool offloads_moments() const { return moments_backend_ != backend_; }
   // f32, bf16, f16, or u8 codes of E4M3, as the precision says; codes are scaled by scales(index).
   TensorView first_moment(size_t index) const {
     return ViewOf(first_moments_, index, StateType(precision_.m));
@@ -88,6 +93,13 @@ class Parameters {
   TensorView second_moment(size_t index) const {
     return ViewOf(second_moments_, index, StateType(precision_.v));
   }
+  // Both moments of a tensor in device memory, for its update: as they are, or copied into a place
+  // that all tensors share. StoreMoments copies them back.
+  struct Moments {
+    TensorView first, second;
+  };
+  Result<Moments> FetchMoments(size_t index);
+  Status StoreMoments(size_t index, const Moments& moments);
   const StatePrecision& precision() const { return precision_; }
   StateScales& scales(size_t index) { return scales_[index]; }
   // The scales as state of a recipe, where a format has any, and back.
@@ -102,9 +114,13 @@ class Parameters {
   int64_t count() const { return count_; }  // parameters, gaps excluded
   int64_t weight_bytes() const { return weights_.capacity_bytes(); }
   int64_t gradient_bytes() const { return gradients_.capacity_bytes(); }
+  // Of the moments on the device: all, or the place they visit.
   int64_t optimizer_bytes() const {
-    return first_moments_.capacity_bytes() + second_moments_.capacity_bytes();
+    return staged_first_.capacity_bytes() + staged_second_.capacity_bytes() +
+           (offloads_moments() ? 0 : moment_bytes());
   }
+  // Of moments kept elsewhere.
+  int64_t host_bytes() const { return offloads_moments() ? moment_bytes() : 0; }
 
   // normal(0, std) for matrices, 1 for norms. Element i of tensor t is a pure function of
   // (seed, t, i). std is init_std, times 1/sqrt(2 * layers) for the projections that write into the
@@ -118,8 +134,12 @@ class Parameters {
   static DType StateType(StateElem elem);
   TensorView ViewOf(const Buffer& buffer, size_t index, DType type = DType::kF32) const;
   TensorView AllOf(const Buffer& buffer) const;
+  int64_t moment_bytes() const {
+    return first_moments_.capacity_bytes() + second_moments_.capacity_bytes();
+  }
 
   Backend* backend_ = nullptr;
+  Backend* moments_backend_ = nullptr;
   std::vector<ParameterInfo> list_;
   size_t final_norm_ = 0;
   size_t head_ = 0;
@@ -129,6 +149,7 @@ class Parameters {
   Buffer gradients_;
   Buffer first_moments_;
   Buffer second_moments_;
+  Buffer staged_first_, staged_second_;  // on the device, when the moments are not
   StatePrecision precision_;
   std::vector<StateScales> scales_;  // by parameter
 };

@@ -160,10 +160,7 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   if (!communicator.ok()) return End{kEndInvalidSpec, communicator.status().message()};
   communicator_ = *std::move(communicator);
 
-  Result<Parameters> parameters =
-      Parameters::Create(backend_.get(), config_.model, true, recipe_.state);
-  if (!parameters.ok()) return EndOf(parameters.status().WithContext("parameters"));
-  parameters_.emplace(*std::move(parameters));
+  if (MaybeEnd end = PrepareParameters()) return end;
   const Model::Options model_options = {config_.model, recipe_, config_.schedule.micro_batch,
                                         config_.data.seq_len, config_.memory.recompute};
   Result<std::unique_ptr<Model>> model =
@@ -177,6 +174,23 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
       OscillationReset::Create(backend_.get(), &*parameters_, model_.get(), config_.schedule.steps);
   if (!oscillation.ok()) return EndOf(oscillation.status());
   oscillation_ = *std::move(oscillation);
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::PrepareParameters() {
+  if (config_.memory.offload_optimizer && config_.run.backend == kBackendCpu) {
+    Warn("memory.offloadOptimizer changes nothing on backend cpu: its memory is the host's");
+  } else if (config_.memory.offload_optimizer) {
+    BackendOptions options;
+    options.threads = 1;
+    Result<std::unique_ptr<Backend>> host = environment_.make_backend(kBackendCpu, options);
+    if (!host.ok()) return EndOf(host.status());
+    host_backend_ = *std::move(host);
+  }
+  Result<Parameters> parameters =
+      Parameters::Create(backend_.get(), config_.model, true, recipe_.state, host_backend_.get());
+  if (!parameters.ok()) return EndOf(parameters.status().WithContext("parameters"));
+  parameters_.emplace(*std::move(parameters));
   return std::nullopt;
 }
 

@@ -65,6 +65,7 @@ class TrainingRun {
   // Refuses what cannot fit before the kernel ends the process for it.
   MaybeEnd CheckMemory() const;
   MaybeEnd PrepareModel();
+  MaybeEnd PrepareParameters();
   MaybeEnd ResumeOrInitialise();
   MaybeEnd RunSteps();
   MaybeEnd Step();
@@ -94,6 +95,7 @@ class TrainingRun {
   Recipe recipe_;
   TokenizerInputs tokenizer_;
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> host_backend_;  // holds offloaded moments; nullptr: none are
   std::unique_ptr<Communicator> communicator_;
   std::optional<Datasets> data_;
   std::optional<Parameters> parameters_;

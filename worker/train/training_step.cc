@@ -90,8 +90,8 @@ Result<StepOutcome> TrainingStep::RunOnce(int64_t step, bool measure_health, Tok
     return outcome;
   }
   const double clip = ClipFactor(outcome.gradient_norm, config_.optimizer.clip_norm);
-  RETURN_IF_ERROR(
-      ApplyAdamW(backend_, config_.optimizer, step, outcome.learning_rate, clip, &parameters_));
+  RETURN_IF_ERROR(ApplyAdamW(backend_, config_.optimizer, step, outcome.learning_rate, clip,
+                             &parameters_, config_.seed));
   model_.WeightsChanged();
   return outcome;
 }
