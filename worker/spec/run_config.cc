@@ -181,6 +181,16 @@ void ParseRun(const Json& json, RunSection& run, std::vector<FieldError>& errors
     fields.Error("backend", "is \"" + run.backend + "\"; expected \"cpu\" or \"cuda\"");
   }
   fields.Read("journal", run.journal);
+  fields.Read("communicator", run.communicator);
+  if (run.communicator != kCommunicatorSingle && run.communicator != kCommunicatorNccl) {
+    fields.Error("communicator",
+                 "is \"" + run.communicator + "\"; expected \"single\" or \"nccl\"");
+  } else if (run.communicator == kCommunicatorNccl && run.backend != kBackendCuda) {
+    fields.Error("communicator",
+                 "is \"nccl\", which moves memory of backend \"cuda\"; the run's "
+                 "is \"" +
+                     run.backend + "\"");
+  }
   fields.Finish();
 }
 
@@ -279,7 +289,8 @@ Json RunConfigToJson(const RunConfig& c) {
                            {"worldSize", c.run.world_size},
                            {"threads", c.run.threads},
                            {"backend", c.run.backend},
-                           {"journal", c.run.journal}});
+                           {"journal", c.run.journal},
+                           {"communicator", c.run.communicator}});
   return Json::Object(
       {{"apiVersion", "nibble/v1"},
        {"kind", "TrainJob"},

@@ -83,6 +83,9 @@ struct MemoryConfig {
 inline constexpr char kBackendCpu[] = "cpu";
 inline constexpr char kBackendCuda[] = "cuda";
 
+inline constexpr char kCommunicatorSingle[] = "single";
+inline constexpr char kCommunicatorNccl[] = "nccl";
+
 // What the worker adds: who and where this process is.
 struct RunSection {
   std::string dir;     // journal, checkpoints and logs go below it
@@ -91,9 +94,10 @@ struct RunSection {
   int64_t epoch = 0;
   int64_t rank = 0;
   int64_t world_size = 1;
-  int64_t threads = 0;                // 0 = all cores
-  std::string backend = kBackendCpu;  // or kBackendCuda: the device the step runs on
-  bool journal = false;               // write dir/journal.jsonl
+  int64_t threads = 0;                             // 0 = all cores
+  std::string backend = kBackendCpu;               // or kBackendCuda: the device the step runs on
+  bool journal = false;                            // write dir/journal.jsonl
+  std::string communicator = kCommunicatorSingle;  // or kCommunicatorNccl, with kBackendCuda
 };
 
 struct RunConfig {

@@ -38,7 +38,7 @@ TEST(RunConfig, JsonRoundTripKeepsEveryField) {
   config.optimizer.min_lr_ratio = 0;
   config.memory.recompute = ParseRecompute("norm+swiglu").value();
   config.memory.offload_optimizer = true;
-  config.run = {"/run", "j-1", 3, 17, 0, 1, 2, kBackendCuda, true};
+  config.run = {"/run", "j-1", 3, 17, 0, 1, 2, kBackendCuda, true, kCommunicatorNccl};
   const Json json = RunConfigToJson(config);
   const auto again = RunConfigFromJson(json);
   ASSERT_TRUE(again.ok()) << again.status().ToString();

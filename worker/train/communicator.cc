@@ -2,6 +2,8 @@
 #include "worker/train/communicator.h"
 
 #include "base/strings.h"
+#include "worker/spec/run_config.h"
+#include "worker/train/nccl/nccl_plugin.h"
 
 namespace nibble {
 namespace {
@@ -52,14 +54,16 @@ class SingleCommunicator : public Communicator {
 
 Result<std::unique_ptr<Communicator>> MakeCommunicator(std::string_view name, Backend* backend,
                                                        int rank, int world_size) {
-  if (name != "single") {
+  if (name == kCommunicatorNccl) return MakeNcclCommunicator(backend, rank, world_size);
+  if (name != kCommunicatorSingle) {
     return UnimplementedError("communicator '" + std::string(name) +
-                              "' is not part of this build; it has: single");
+                              "' is not part of this build; it has: single, nccl");
   }
   if (world_size != 1 || rank != 0) {
     return UnimplementedError(StrFormat(
-        "rank %d of %d ranks: this build has only the communicator 'single' (1 rank); a transport "
-        "between ranks (gloo for CPUs, nccl for GPUs) is not part of it. Ask for 1 rank",
+        "rank %d of %d ranks: the communicator 'single' has 1 rank; a transport between ranks "
+        "(gloo for CPUs, an exchange of nccl's unique id for GPUs) is not part of this build. Ask "
+        "for 1 rank",
         rank, world_size));
   }
   return std::unique_ptr<Communicator>(new SingleCommunicator(backend));

@@ -6,8 +6,8 @@
 // initialisation (Broadcast), gradients and the loss of a step (AllReduceSum), sharded optimizer
 // states (ReduceScatterSum, AllGather), after a checkpoint (Barrier).
 // Thread-safety: one thread, the backend's caller. Ownership: borrows every view for the call.
-// Invariant: every rank calls the same operations in the same order with the same shapes. Sums are
-// taken in rank order, so a result does not depend on who arrives first.
+// Invariant: every rank calls the same operations in the same order with the same shapes. Sums have
+// a fixed order, so a result does not depend on who arrives first.
 // Errors: INVALID_ARGUMENT for shapes that do not fit; UNAVAILABLE when a peer is lost.
 #pragma once
 
@@ -45,8 +45,9 @@ class Communicator {
   virtual Result<float> AllReduceMax(float value) = 0;
 };
 
-// "single": a world of one rank. UNIMPLEMENTED for a larger world or another name, saying what
-// this build has.
+// "single": a world of one rank. "nccl": between GPUs, through its plug-in (NOT_FOUND without one,
+// UNAVAILABLE without a usable device, INVALID_ARGUMENT for a backend other than cuda).
+// UNIMPLEMENTED for a larger world or another name, saying what this build has.
 Result<std::unique_ptr<Communicator>> MakeCommunicator(std::string_view name, Backend* backend,
                                                        int rank, int world_size);
 

@@ -218,8 +218,50 @@ TEST(Communicator, SingleIsTheIdentityAndLargerWorldsAreRefusedByName) {
   const Status two = MakeCommunicator("single", backend.get(), 0, 2).status();
   EXPECT_EQ(two.code(), StatusCode::kUnimplemented);
   EXPECT_NE(two.message().find("gloo"), std::string::npos);
-  EXPECT_EQ(MakeCommunicator("nccl", backend.get(), 0, 1).status().code(),
+  EXPECT_EQ(MakeCommunicator("gloo", backend.get(), 0, 1).status().code(),
             StatusCode::kUnimplemented);
+}
+
+TEST(Communicator, NcclWithoutPluginOrDeviceSaysWhatToDo) {
+  const auto backend = TestBackend();
+  const Status status = MakeCommunicator("nccl", backend.get(), 0, 1).status();
+  // With a device it is the CPU's memory that is refused.
+  EXPECT_TRUE(status.code() == StatusCode::kNotFound || status.code() == StatusCode::kUnavailable ||
+              status.code() == StatusCode::kInvalidArgument)
+      << status.ToString();
+  EXPECT_NE(status.message().find("communicator nccl: "), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("use communicator single"), std::string::npos)
+      << status.message();
+  const Status two = MakeCommunicator("nccl", backend.get(), 1, 2).status();
+  EXPECT_EQ(two.code(), StatusCode::kUnimplemented);
+  EXPECT_NE(two.message().find("rank 1 of 2"), std::string::npos) << two.message();
+}
+
+TEST(Communicator, NcclWithOneRankIsTheIdentityOnADevice) {
+  const Result<std::unique_ptr<Backend>> device = MakeBackend("cuda", {});
+  if (!device.ok()) GTEST_SKIP() << device.status().message();
+  Backend& backend = **device;
+  const auto made = MakeCommunicator("nccl", &backend, 0, 1);
+  if (made.status().code() == StatusCode::kNotFound) GTEST_SKIP() << made.status().message();
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  Communicator& nccl = **made;
+  Buffer from, to;
+  const TensorView x = from.View(backend, 3, 7).value(), y = to.View(backend, 3, 7).value();
+  std::vector<float> source(21), got(21);
+  for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<float>(i) * 0.37f - 2;
+  ASSERT_TRUE(backend.CopyIn(x.data, source.data(), x.size_bytes()).ok());
+  ASSERT_TRUE(nccl.AllReduceSum(x).ok());
+  ASSERT_TRUE(nccl.Broadcast(x, 0).ok());
+  for (const bool gather : {true, false}) {
+    ASSERT_TRUE(backend.Fill(y, 0.0f).ok());
+    ASSERT_TRUE((gather ? nccl.AllGather(x, y) : nccl.ReduceScatterSum(x, y)).ok());
+    ASSERT_TRUE(backend.CopyOut(got.data(), y.data, y.size_bytes()).ok());
+    EXPECT_EQ(got, source);
+  }
+  EXPECT_EQ(nccl.AllReduceSum(2.5).value(), 2.5);
+  EXPECT_TRUE(std::isnan(nccl.AllReduceMax(std::nanf("")).value()));
+  EXPECT_TRUE(nccl.Barrier().ok());
+  EXPECT_FALSE(nccl.Broadcast(x, 1).ok());
 }
 
 TEST(ModelConfigFile, RoundTripsAndRefusesWhatTheModelLacks) {

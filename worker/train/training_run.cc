@@ -155,9 +155,12 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   }
   backend_ = *std::move(backend);
   Result<std::unique_ptr<Communicator>> communicator =
-      MakeCommunicator("single", backend_.get(), static_cast<int>(config_.run.rank),
+      MakeCommunicator(config_.run.communicator, backend_.get(), static_cast<int>(config_.run.rank),
                        static_cast<int>(config_.run.world_size));
-  if (!communicator.ok()) return End{kEndInvalidSpec, communicator.status().message()};
+  if (!communicator.ok()) {
+    const bool wrong = communicator.status().code() == StatusCode::kUnimplemented;
+    return End{wrong ? kEndInvalidSpec : kEndUserError, communicator.status().message()};
+  }
   communicator_ = *std::move(communicator);
 
   if (MaybeEnd end = PrepareParameters()) return end;
