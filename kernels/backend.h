@@ -188,6 +188,8 @@ class Backend {
   virtual int64_t allocated_bytes() const = 0;  // live bytes, workspaces included
   virtual int64_t peak_allocated_bytes() const = 0;
   virtual int64_t workspace_bytes() const = 0;  // of allocated_bytes, the backend's own
+  // Memory of the device in all; 0: not known, or the host's.
+  virtual int64_t memory_bytes() const { return 0; }
   virtual Status CopyIn(void* device, const void* host, int64_t size_bytes) = 0;
   virtual Status CopyOut(void* host, const void* device, int64_t size_bytes) = 0;  // waits
   virtual Status Copy(void* to_device, const void* from_device, int64_t size_bytes) = 0;

@@ -8,6 +8,7 @@
 #include "base/strings.h"
 #include "client/lib/proto_json.h"
 #include "client/lib/quantities.h"
+#include "worker/spec/feature_text.h"
 
 namespace nibble::cli {
 namespace {
@@ -118,7 +119,7 @@ Table NodeTable(const std::vector<v1::Node>& nodes, bool wide, int64_t now_ms) {
         std::to_string(node.devices_size()),
         std::to_string(free),
         FormatBytes(memory),
-        StrJoin({features.begin(), features.end()}, ","),
+        FeatureText({features.begin(), features.end()}),
         StrJoin({node.running().begin(), node.running().end()}, ","),
         node.has_last_heartbeat() ? FormatAge(SecondsSince(node.last_heartbeat(), now_ms)) : ""};
     if (wide) {

@@ -109,6 +109,7 @@ Status CudaBackend::Open() {
                   properties.name, properties.major, properties.minor));
   }
   block_shared_bytes_ = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+  memory_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   description_ =
       StrFormat("%s, compute capability %d.%d, %.0f GiB", properties.name, properties.major,
                 properties.minor, static_cast<double>(properties.totalGlobalMem) / 1073741824.0);

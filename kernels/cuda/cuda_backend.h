@@ -53,6 +53,7 @@ class CudaBackend final : public Backend {
   int64_t allocated_bytes() const override { return allocated_bytes_; }
   int64_t peak_allocated_bytes() const override { return peak_allocated_bytes_; }
   int64_t workspace_bytes() const override;
+  int64_t memory_bytes() const override { return memory_bytes_; }
   Status CopyIn(void* device, const void* host, int64_t size_bytes) override;
   Status CopyOut(void* host, const void* device, int64_t size_bytes) override;
   Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
@@ -187,6 +188,7 @@ class CudaBackend final : public Backend {
   int device_;
   BackendOptions options_;
   std::string description_;
+  int64_t memory_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Matmul> matmul_;
   std::unique_ptr<GraphApi> graphs_;

@@ -266,7 +266,7 @@ TEST(JobApi, NodesAreListedDrainedAndUndrained) {
   EXPECT_EQ(nodes.nodes(0).state(), "up");
   ASSERT_EQ(nodes.nodes(0).devices_size(), 1);
   EXPECT_EQ(nodes.nodes(0).devices(0).gflops(), 50);
-  EXPECT_EQ(nodes.nodes(0).devices(0).features_size(), 1);
+  EXPECT_EQ(nodes.nodes(0).devices(0).features(0), "e2m1");
   v1::DrainNodeRequest drain;
   drain.set_worker_id("w-1");
   drain.set_reason("new memory");
@@ -291,6 +291,37 @@ TEST(JobApi, NodesAreListedDrainedAndUndrained) {
   EXPECT_EQ(info.http_address(), server.server().http_address());
   EXPECT_GE(info.recipes_size(), 5);
   EXPECT_EQ(info.presets_size(), 7);
+}
+
+// A worker whose self-test found no path for a recipe never gets its jobs, whatever else is free.
+TEST(JobApi, AJobWaitsForADeviceThatProvedItsRecipe) {
+  TestServer server;
+  const auto jobs = server.Jobs();
+  StreamWorker unproved(server.Channel()), proved(server.Channel());
+  v1::WorkerMessage without = RegisterMessage("w-1");
+  v1::Device& device = *without.mutable_register_()->mutable_devices(0);
+  device.clear_features();
+  for (const std::string& name : BuiltInRecipeNames()) {
+    if (name != "bf16") device.add_features("recipe:" + name);
+  }
+  unproved.Send(without);
+  unproved.inbox().AwaitRegistered();
+  v1::SubmitJobRequest request = SubmitRequest("needs-bf16");
+  request.mutable_spec()->mutable_precision()->set_recipe("bf16");
+  const v1::Job job = Submit(*jobs, request);
+  v1::ExplainJobRequest why;
+  why.set_job(job.id());
+  v1::ExplainJobResponse answer;
+  Context context;
+  ASSERT_TRUE(jobs->ExplainJob(context, why, &answer).ok());
+  EXPECT_EQ(answer.reason(), "CapabilityNotProved");
+  EXPECT_NE(answer.message().find("recipe:bf16"), std::string::npos) << answer.message();
+  // The worker still gets other jobs.
+  Submit(*jobs, SubmitRequest("default"));
+  EXPECT_EQ(unproved.inbox().AwaitStart().job_name(), "default");
+  proved.Send(RegisterMessage("w-2"));
+  proved.inbox().AwaitRegistered();
+  EXPECT_EQ(proved.inbox().AwaitStart().job_name(), "needs-bf16");
 }
 
 TEST(JobApi, WatchStreamsRecordsAndEndsAfterTheTerminalState) {

@@ -8,6 +8,7 @@
 
 #include "base/sha256.h"
 #include "base/strings.h"
+#include "kernels/recipe/proofs.h"
 #include "worker/spec/recipe_fit.h"
 
 namespace nibble::rpc {
@@ -232,6 +233,9 @@ core::JobSpec ToCoreSpec(const ResolvedSpec& resolved, const std::string& user,
       core::FromName<core::DeviceKind>(spec.resources().device()).value_or(core::DeviceKind::kAny);
   out.resources.required_features = {spec.resources().required_features().begin(),
                                      spec.resources().required_features().end()};
+  for (std::string& proof : RequiredProofs(resolved.recipe)) {
+    out.resources.required_features.push_back(std::move(proof));
+  }
   if (!spec.placement().required().empty()) {
     out.resources.required_features.push_back(WorkerFeature(spec.placement().required()));
   }

@@ -162,7 +162,8 @@ TEST(Spec, RequiredWorkerBecomesAFeatureOnlyItProves) {
   spec.mutable_resources()->add_required_features("e2m1");
   const core::JobSpec out = ToCoreSpec(ResolveSpec(spec, errors), "me", 123);
   ASSERT_TRUE(errors.empty());
-  EXPECT_EQ(out.resources.required_features, (std::vector<std::string>{"e2m1", "worker:w-7"}));
+  EXPECT_EQ(out.resources.required_features,
+            (std::vector<std::string>{"e2m1", "recipe:fp4_foldi8", "worker:w-7"}));
   EXPECT_EQ(out.resources.memory_bytes_per_device, 123);
   EXPECT_TRUE(out.Validate().ok()) << out.Validate().ToString();
 }

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/mutex.h"
+#include "kernels/recipe/recipe.h"
 #include "server/rpc/service.h"
 
 namespace nibble::rpc {
@@ -68,6 +69,7 @@ inline v1::Device CpuDevice(int index) {
   device.set_name("test CPU");
   device.set_memory_bytes(int64_t{8} << 30);
   device.add_features("e2m1");
+  for (const std::string& name : BuiltInRecipeNames()) device.add_features("recipe:" + name);
   device.set_gflops(50);
   device.set_threads(2);
   return device;

@@ -10,6 +10,7 @@
 #include "base/strings.h"
 #include "worker/agent/devices.h"
 #include "worker/agent/wire.h"
+#include "worker/spec/feature_text.h"
 
 namespace nibble::agent {
 namespace {
@@ -86,15 +87,17 @@ Result<std::unique_ptr<Agent>> Agent::Create(AgentOptions options, const Clock& 
   AgentOptions& own = agent->options_;
   ASSIGN_OR_RETURN(agent->lock_, FileLock::Acquire(JoinPath(own.state_dir, "worker.lock")));
   ASSIGN_OR_RETURN(own.worker_id, LoadOrMakeWorkerId(own.state_dir, own.worker_id));
-  ASSIGN_OR_RETURN(agent->devices_, ProveDevices(own.trainer, own.slots, own.state_dir));
+  ASSIGN_OR_RETURN(ProvedDevices proved, ProveDevices(own.trainer, own.slots, own.state_dir));
+  agent->devices_ = std::move(proved.devices);
   for (const DeviceInfo& device : agent->devices_) {
     LogInfo("device proved", {{"index", std::to_string(device.index)},
                               {"kind", device.kind},
                               {"name", device.name},
                               {"threads", std::to_string(device.threads)},
                               {"memory", FormatBytes(static_cast<double>(device.memory_bytes))},
-                              {"features", StrJoin(device.features, ",")}});
+                              {"features", FeatureText(device.features)}});
   }
+  for (const std::string& note : proved.notes) LogInfo("self-test: " + note);
   RunSettings settings{own.state_dir, own.trainer, own.supervisor, agent->devices_};
   agent->attempts_ = std::make_unique<AttemptTable>(std::move(settings), own.grace_ms, clock);
   agent->attempts_->Load();

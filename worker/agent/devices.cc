@@ -40,12 +40,12 @@ std::string LastWords(const std::string& output, const std::string& errors) {
 
 }  // namespace
 
-Result<std::vector<DeviceInfo>> ParseDevices(const std::string& json_text, int slots) {
+Result<ProvedDevices> ParseDevices(const std::string& json_text, int slots) {
   const Result<Json> json = Json::Parse(json_text);
   if (!json.ok()) {
     return DataLossError("the self-test did not print JSON: " + json.status().message());
   }
-  std::vector<DeviceInfo> devices;
+  ProvedDevices proved;
   for (const Json& item : (*json)["devices"].items()) {
     DeviceInfo device;
     device.kind = item["kind"].AsString();
@@ -56,19 +56,21 @@ Result<std::vector<DeviceInfo>> ParseDevices(const std::string& json_text, int s
     for (const Json& feature : item["features"].items()) {
       device.features.push_back(feature.AsString());
     }
+    device.visible = item["visible"].AsString();
     if (device.kind.empty()) return DataLossError("the self-test named a device without a kind");
     if (device.kind == "cpu" && slots > std::max(1, device.threads)) {
       return InvalidArgumentError(StrFormat("--slots %d is more than the %d threads of %s", slots,
                                             device.threads, device.name.c_str()));
     }
-    AddSlots(device, slots, devices);
+    AddSlots(device, slots, proved.devices);
   }
-  if (devices.empty()) return DataLossError("the self-test found no device");
-  return devices;
+  if (proved.devices.empty()) return DataLossError("the self-test found no device");
+  for (const Json& note : (*json)["notes"].items()) proved.notes.push_back(note.AsString());
+  return proved;
 }
 
-Result<std::vector<DeviceInfo>> ProveDevices(const std::string& trainer, int slots,
-                                             const std::string& work_dir) {
+Result<ProvedDevices> ProveDevices(const std::string& trainer, int slots,
+                                   const std::string& work_dir) {
   const std::string output_path = JoinPath(work_dir, "self-test.json");
   const std::string error_path = JoinPath(work_dir, "self-test.log");
   RETURN_IF_ERROR(RemoveTree(output_path));

@@ -13,16 +13,23 @@
 
 namespace nibble::agent {
 
-inline constexpr int kSelfTestTimeoutMs = 60'000;  // takes about 1 s on a laptop
+inline constexpr int kSelfTestTimeoutMs = 600'000;  // takes seconds, for each GPU again
 inline constexpr int kMaxSlots = 1024;
+
+// What the self-test found, and what it says about what it did not: "no GPU slots: ...".
+struct ProvedDevices {
+  std::vector<DeviceInfo> devices;
+  std::vector<std::string> notes;
+};
 
 // Runs `trainer self-test --json` and returns its devices, each CPU divided into `slots` equal
 // slots and all numbered from 0. FAILED_PRECONDITION with what the self-test said when it does not
 // pass; NOT_FOUND without a trainer; DEADLINE_EXCEEDED; DATA_LOSS for output that is not its JSON.
-Result<std::vector<DeviceInfo>> ProveDevices(const std::string& trainer, int slots,
-                                             const std::string& work_dir);
+Result<ProvedDevices> ProveDevices(const std::string& trainer, int slots,
+                                   const std::string& work_dir);
 
-// The pure part: {"devices":[{index,kind,name,memory_bytes,threads,gflops,features}]} to slots.
-Result<std::vector<DeviceInfo>> ParseDevices(const std::string& json_text, int slots);
+// The pure part: {"devices":[{index,kind,name,memory_bytes,threads,gflops,features,visible}],
+// "notes":[text]} to slots.
+Result<ProvedDevices> ParseDevices(const std::string& json_text, int slots);
 
 }  // namespace nibble::agent

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "worker/agent/agent_test_support.h"
+#include "worker/spec/feature_text.h"
 
 namespace nibble::agent {
 namespace {
@@ -14,12 +15,14 @@ TEST(Devices, CpuIsDividedIntoSlots) {
   StateDir dir;
   const auto devices = ProveDevices(FakeTrainer(), 2, dir.path());
   ASSERT_TRUE(devices.ok()) << devices.status().ToString();
-  ASSERT_EQ(devices->size(), 2u);
-  EXPECT_EQ((*devices)[1].index, 1);
-  EXPECT_EQ((*devices)[1].threads, 4);
-  EXPECT_EQ((*devices)[1].memory_bytes, int64_t{1} << 32);
-  EXPECT_EQ((*devices)[1].gflops, 20.0);
-  EXPECT_EQ((*devices)[1].features, (std::vector<std::string>{"e2m1", "int8"}));
+  ASSERT_EQ(devices->devices.size(), 2u);
+  const DeviceInfo& second = devices->devices[1];
+  EXPECT_EQ(second.index, 1);
+  EXPECT_EQ(second.threads, 4);
+  EXPECT_EQ(second.memory_bytes, int64_t{1} << 32);
+  EXPECT_EQ(second.gflops, 20.0);
+  EXPECT_EQ(second.features, (std::vector<std::string>{"e2m1", "int8"}));
+  EXPECT_EQ(devices->notes, (std::vector<std::string>{"no GPU slots: none here"}));
 }
 
 TEST(Devices, FailedProofSaysWhichCheck) {
@@ -43,12 +46,18 @@ TEST(Devices, MissingTrainerAndBadOutputAreErrors) {
 
 TEST(Devices, OtherKindsAreNotDivided) {
   const auto devices = ParseDevices(
-      R"({"devices":[{"kind":"cpu","threads":4},{"kind":"cuda","memory_bytes":8}]})", 4);
+      R"({"devices":[{"kind":"cpu","threads":4},{"kind":"cuda","memory_bytes":8,
+          "visible":"GPU-7","features":["e2m1","recipe:bf16","recipe:fp32"]}]})",
+      4);
   ASSERT_TRUE(devices.ok());
-  ASSERT_EQ(devices->size(), 5u);
-  EXPECT_EQ((*devices)[4].kind, "cuda");
-  EXPECT_EQ((*devices)[4].index, 4);
-  EXPECT_EQ((*devices)[4].memory_bytes, 8);
+  ASSERT_EQ(devices->devices.size(), 5u);
+  const DeviceInfo& gpu = devices->devices[4];
+  EXPECT_EQ(gpu.kind, "cuda");
+  EXPECT_EQ(gpu.index, 4);
+  EXPECT_EQ(gpu.memory_bytes, 8);
+  EXPECT_EQ(gpu.visible, "GPU-7");
+  EXPECT_TRUE(devices->devices[0].visible.empty());
+  EXPECT_EQ(FeatureText(gpu.features), "e2m1,2 recipes");
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ int SelfTest() {
   }
   std::printf(
       "{\"devices\":[{\"index\":0,\"kind\":\"cpu\",\"name\":\"fake cpu\",\"memory_bytes\":"
-      "8589934592,\"threads\":8,\"gflops\":40.0,\"features\":[\"e2m1\",\"int8\"]}]}\n");
+      "8589934592,\"threads\":8,\"gflops\":40.0,\"features\":[\"e2m1\",\"int8\"]}],"
+      "\"notes\":[\"no GPU slots: none here\"]}\n");
   return 0;
 }
 

@@ -73,6 +73,7 @@ struct DeviceInfo {
   int threads = 0;
   double gflops = 0;
   std::vector<std::string> features;
+  std::string visible;  // of a GPU: what CUDA_VISIBLE_DEVICES calls it
 };
 
 }  // namespace nibble::agent

@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/strings.h"
 
 namespace nibble::agent {
 namespace {
@@ -75,7 +76,8 @@ std::string BackendOf(const RunSettings& settings, const StartRequest& request) 
   return cuda ? "cuda" : "cpu";
 }
 
-std::map<std::string, std::string> Environment(const StartRequest& request,
+std::map<std::string, std::string> Environment(const RunSettings& settings,
+                                               const StartRequest& request,
                                                const std::string& checkpoints,
                                                const std::string& resume_from) {
   const AttemptKey& key = request.key;
@@ -97,6 +99,13 @@ std::map<std::string, std::string> Environment(const StartRequest& request,
       {"NIBBLE_RESUME_FROM", resume_from},
   };
   for (const auto& [name, value] : ours) env[name] = value;
+  std::vector<std::string> visible;
+  for (const int index : request.devices) {
+    if (!settings.devices[index].visible.empty()) {
+      visible.push_back(settings.devices[index].visible);
+    }
+  }
+  if (!visible.empty()) env["CUDA_VISIBLE_DEVICES"] = StrJoin(visible, ",");
   return env;
 }
 
@@ -197,7 +206,7 @@ Result<TrainerProcess::Launch> PrepareRun(const RunSettings& settings,
   launch.supervisor = settings.supervisor;
   launch.run_dir = run_dir;
   launch.command = {settings.trainer, "--config", config};
-  launch.env = Environment(request, checkpoints, resume_from);
+  launch.env = Environment(settings, request, checkpoints, resume_from);
   launch.log_path = JoinPath(run_dir, "trainer.log");
   return launch;
 }

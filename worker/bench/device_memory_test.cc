@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+
+#include "kernels/self_test.h"
 #include "worker/bench/timed_backend.h"
 #include "worker/train/test_support.h"
 
@@ -16,7 +19,7 @@ constexpr int64_t kAlignment = 64;
 
 // The CPU backend with allocations in pages that are readable only during its own calls. Memory is
 // not given back before the end.
-class SealedBackend final : public bench::TimedBackend {
+class SealedBackend : public bench::TimedBackend {
  public:
   explicit SealedBackend(std::unique_ptr<Backend> inner)
       : TimedBackend(inner.get(), bench::ClockKind::kWall), inner_(std::move(inner)) {
@@ -42,6 +45,27 @@ class SealedBackend final : public bench::TimedBackend {
   std::unique_ptr<Backend> inner_;
   void* arena_ = nullptr;
   int64_t used_ = 0;
+};
+
+// Has no rotations.
+class UnrotatingBackend final : public SealedBackend {
+ public:
+  using SealedBackend::SealedBackend;
+  Status Rotate(const Rotation&, const QuantizeContext&, bool, ConstTensorView,
+                TensorView) override {
+    return UnimplementedError("no rotations here");
+  }
+};
+
+// Its products on codes are a thousandth too large.
+class InexactBackend final : public SealedBackend {
+ public:
+  using SealedBackend::SealedBackend;
+  Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
+                       const QuantizedTensor& b, TensorView out) override {
+    RETURN_IF_ERROR(SealedBackend::QuantizedGemm(params, a, b, out));
+    return Scale(1.001f, out);
+  }
 };
 
 class DeviceMemoryTest : public RunTest {
@@ -74,6 +98,41 @@ TEST_F(DeviceMemoryTest, SealedPagesStopTheHost) {
   float host = 0;
   ASSERT_TRUE(backend.CopyOut(&host, memory, 4).ok());
   EXPECT_EQ(host, 2.0f);
+}
+
+TEST_F(DeviceMemoryTest, TheSelfTestProvesADeviceThroughTheBackendAlone) {
+  SealedBackend device(TestBackend());
+  const auto host = TestBackend();
+  const Result<SelfTestReport> report = ProveBackend(device, *host);
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  EXPECT_EQ(report->features, ProveBackend(*host, *host)->features);
+}
+
+TEST_F(DeviceMemoryTest, APathThatTheBackendRefusesIsNotProved) {
+  UnrotatingBackend device(TestBackend());
+  const auto host = TestBackend();
+  const Result<SelfTestReport> report = ProveBackend(device, *host);
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  const auto proved = [&](const std::string& feature) {
+    return std::count(report->features.begin(), report->features.end(), feature) == 1;
+  };
+  EXPECT_TRUE(proved("recipe:fp4_ms_paper"));
+  EXPECT_FALSE(proved("recipe:quartet"));
+  EXPECT_FALSE(proved("recipe:nvfp4_te"));
+  bool said = false;
+  for (const auto& [feature, why] : report->refused) {
+    said |= feature == "recipe:quartet" && why == "no rotations here";
+  }
+  EXPECT_TRUE(said);
+}
+
+TEST_F(DeviceMemoryTest, ADeviceThatMiscomputesIsRefusedByName) {
+  InexactBackend device(TestBackend());
+  const auto host = TestBackend();
+  const Status status = ProveBackend(device, *host).status();
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_NE(status.message().find("self-test of linear.fp4 failed"), std::string::npos)
+      << status.message();
 }
 
 TEST_F(DeviceMemoryTest, TrainingTouchesMemoryThroughTheBackendAlone) {

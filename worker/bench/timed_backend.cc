@@ -191,6 +191,18 @@ Status TimedBackend::RoundedAdamW(const AdamWParams& params, const StatePrecisio
   });
 }
 
+Status TimedBackend::AddPath(ConstTensorView x, TensorView previous, TensorView path) {
+  return Time("weight rule", [&] { return inner_.AddPath(x, previous, path); });
+}
+
+Result<int64_t> TimedBackend::ResetOscillating(float ratio, ConstTensorView path,
+                                               ConstTensorView quantized_path,
+                                               ConstTensorView quantized, TensorView weight) {
+  return Time("weight rule", [&] {
+    return inner_.ResetOscillating(ratio, path, quantized_path, quantized, weight);
+  });
+}
+
 Status TimedBackend::RoundToE4M3(float scale, TensorView x) {
   return Time("quantize", [&] { return inner_.RoundToE4M3(scale, x); });
 }

@@ -36,6 +36,7 @@ class TimedBackend : public Backend {
   int64_t allocated_bytes() const override { return inner_.allocated_bytes(); }
   int64_t peak_allocated_bytes() const override { return inner_.peak_allocated_bytes(); }
   int64_t workspace_bytes() const override { return inner_.workspace_bytes(); }
+  int64_t memory_bytes() const override { return inner_.memory_bytes(); }
   Status CopyIn(void* device, const void* host, int64_t size_bytes) override;
   Status CopyOut(void* host, const void* device, int64_t size_bytes) override;
   Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
@@ -92,6 +93,10 @@ class TimedBackend : public Backend {
                       ConstTensorView gradient, TensorView m, TensorView v, TensorView parameter,
                       StateScales* scales) override;
   Status RoundToE4M3(float scale, TensorView x) override;
+  Status AddPath(ConstTensorView x, TensorView previous, TensorView path) override;
+  Result<int64_t> ResetOscillating(float ratio, ConstTensorView path,
+                                   ConstTensorView quantized_path, ConstTensorView quantized,
+                                   TensorView weight) override;
   Result<float> AbsMax(ConstTensorView x) override;
   Result<double> Sum(ConstTensorView x) override;
   Result<double> SumOfSquares(ConstTensorView x) override;

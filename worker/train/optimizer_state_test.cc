@@ -15,7 +15,8 @@ namespace nibble {
 namespace {
 
 constexpr char kStochastic[] =
-    R"({"name":"stochastic","linear":"bf16","state":{"m":"bf16_sr","v":"bf16_sr","master":"bf16_sr"}})";
+    R"({"name":"stochastic","linear":"bf16",
+        "state":{"m":"bf16_sr","v":"bf16_sr","master":"bf16_sr"}})";
 
 TEST(StochasticBf16, TakesOneOfTheNeighboursAndIsRightOnAverage) {
   constexpr int kDraws = 1 << 14;
