@@ -65,6 +65,18 @@ class LocalClusterTest : public ::testing::Test {
     return notes_;
   }
 
+  // Waits until one process runs the program and it is not `other`; 0 after kPatience. A program
+  // that starts, ends or forks may show beside another for a moment.
+  pid_t TheOnly(const char* program, pid_t other) {
+    const auto deadline = steady_clock::now() + kPatience;
+    while (steady_clock::now() < deadline) {
+      const std::vector<pid_t> pids = ProcessesNaming(options_.state_dir, program);
+      if (pids.size() == 1 && pids[0] != other) return pids[0];
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    return 0;
+  }
+
   // A folder with shell scripts in place of the programs.
   std::string FakePrograms(const std::string& controller_script) {
     const std::string bin = JoinPath(folder_, "bin");
@@ -141,17 +153,10 @@ TEST_F(LocalClusterTest, ProgramsThatDieComeBackAtTheSameAddress) {
   auto cluster = LocalCluster::Start(options_, interrupt_);
   ASSERT_TRUE(cluster.ok()) << cluster.status().ToString();
   for (const char* program : {"nibble-controller", "nibble-worker"}) {
-    const std::vector<pid_t> before = ProcessesNaming(options_.state_dir, program);
-    ASSERT_EQ(before.size(), 1u) << program;
-    ASSERT_EQ(::kill(before[0], SIGKILL), 0);
-    const auto deadline = steady_clock::now() + kPatience;
-    std::vector<pid_t> after;
-    // A program that starts or ends may show beside the other for a moment.
-    while (steady_clock::now() < deadline && (after.size() != 1 || after == before)) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      after = ProcessesNaming(options_.state_dir, program);
-    }
-    ASSERT_EQ(after.size(), 1u) << program << "\n" << notes();
+    const pid_t before = TheOnly(program, 0);
+    ASSERT_GT(before, 0) << program << "\n" << notes();
+    ASSERT_EQ(::kill(before, SIGKILL), 0);
+    ASSERT_GT(TheOnly(program, before), 0) << program << "\n" << notes();
   }
   const auto client =
       Client::Connect(ResolveConnection((*cluster)->connection()).value(), interrupt_);
