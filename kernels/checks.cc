@@ -33,4 +33,14 @@ Status CheckSameSize(const char* op, const char* what, const ConstTensorView& vi
   return CheckView(op, what, view, view.rows, view.cols, dtype);
 }
 
+Status CheckMoments(const char* op, const ConstTensorView& m, const ConstTensorView& v,
+                    int64_t size, int64_t step) {
+  if (m.size() == size && v.size() == size && step >= 1) return OkStatus();
+  return InvalidArgumentError(
+      StrFormat("%s: moments of %lld and %lld elements at step %lld; expected %lld elements and "
+                "step 1 or later",
+                op, static_cast<long long>(m.size()), static_cast<long long>(v.size()),
+                static_cast<long long>(step), static_cast<long long>(size)));
+}
+
 }  // namespace nibble

@@ -5,13 +5,12 @@
 #include <atomic>
 #include <cmath>
 
-#include "base/strings.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/random_words.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/fp16.h"
 #include "kernels/formats/fp8.h"
-#include "kernels/formats/scales.h"
+#include "kernels/rounded_state.h"
 
 namespace nibble::cpu {
 namespace {
@@ -39,12 +38,6 @@ uint32_t AmaxBits(const float* x, int64_t n) {
     bits = std::max(bits, formats::FloatBits(x[i]) & formats::kMagnitudeBits);
   }
   return bits;
-}
-
-float StoredScale(StateElem elem, float amax, float previous) {
-  if (elem == StateElem::kE4M3) return formats::ScaleP2(amax, formats::kE4M3Max, previous);
-  if (elem == StateElem::kF16) return formats::ScaleP2(amax, formats::kF16Max, previous);
-  return 1.0f;
 }
 
 // out[i] = element first + i of `x`, which holds codes scaled by `scale`.
@@ -105,22 +98,6 @@ void Store(StateElem elem, const float* x, float scale, int64_t first, int64_t n
   }
 }
 
-float RoundedWeight(StateElem elem, float x, float scale, uint32_t word) {
-  switch (elem) {
-    case StateElem::kF32:
-      return x;
-    case StateElem::kBf16:
-      return formats::RoundBf16(x);
-    case StateElem::kBf16Sr:
-      return formats::FromBf16(formats::StochasticBf16(x, word));
-    case StateElem::kF16:
-      return formats::RoundF16(x * scale) / scale;
-    case StateElem::kE4M3:
-      break;
-  }
-  return formats::RoundE4M3(x * scale) / scale;
-}
-
 // The new moments of a chunk from the stored ones.
 struct Moments {
   const AdamWParams& params;
@@ -154,13 +131,7 @@ Status CpuBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision&
   const int64_t size = parameter.size();
   RETURN_IF_ERROR(CheckSameSize("RoundedAdamW", "gradient", gradient, size));
   RETURN_IF_ERROR(CheckSameSize("RoundedAdamW", "parameter", parameter, size));
-  if (m.size() != size || v.size() != size || params.step < 1) {
-    return InvalidArgumentError(
-        StrFormat("RoundedAdamW: moments of %lld and %lld elements at step %lld; expected %lld "
-                  "elements and step 1 or later",
-                  static_cast<long long>(m.size()), static_cast<long long>(v.size()),
-                  static_cast<long long>(params.step), static_cast<long long>(size)));
-  }
+  RETURN_IF_ERROR(CheckMoments("RoundedAdamW", m, v, size, params.step));
   const Moments moments{params, precision, gradient, m, v, *scales};
   const double step = static_cast<double>(params.step);
   const auto rate = static_cast<float>(static_cast<double>(params.learning_rate) /

@@ -3,12 +3,11 @@
 // RoundedAdamW, AbsMax and the E4M3 form of gradients; kernels: rounded_adamw_kernels.cuh.
 #include <cmath>
 
-#include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rounded_adamw_kernels.cuh"
-#include "kernels/formats/scales.h"
+#include "kernels/rounded_state.h"
 
 namespace nibble::cuda {
 namespace {
@@ -19,12 +18,6 @@ struct RoundToE4M3Op {
   __device__ void operator()(int64_t i) const { x[i] = formats::RoundE4M3(x[i] * scale); }
 };
 
-float StoredScale(StateElem elem, float amax, float previous) {
-  if (elem == StateElem::kE4M3) return formats::ScaleP2(amax, formats::kE4M3Max, previous);
-  if (elem == StateElem::kF16) return formats::ScaleP2(amax, formats::kF16Max, previous);
-  return 1.0f;
-}
-
 }  // namespace
 
 Status CudaBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
@@ -33,13 +26,7 @@ Status CudaBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision
   const int64_t size = parameter.size();
   RETURN_IF_ERROR(CheckSameSize("RoundedAdamW", "gradient", gradient, size));
   RETURN_IF_ERROR(CheckSameSize("RoundedAdamW", "parameter", parameter, size));
-  if (m.size() != size || v.size() != size || params.step < 1) {
-    return InvalidArgumentError(
-        StrFormat("RoundedAdamW: moments of %lld and %lld elements at step %lld; expected %lld "
-                  "elements and step 1 or later",
-                  static_cast<long long>(m.size()), static_cast<long long>(v.size()),
-                  static_cast<long long>(params.step), static_cast<long long>(size)));
-  }
+  RETURN_IF_ERROR(CheckMoments("RoundedAdamW", m, v, size, params.step));
   if (size == 0) return OkStatus();
   const double step = static_cast<double>(params.step);
   const double beta1 = static_cast<double>(params.beta1);

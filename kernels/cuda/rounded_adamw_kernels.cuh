@@ -11,6 +11,7 @@
 #include "kernels/formats/fp16.h"
 #include "kernels/formats/fp8.h"
 #include "kernels/formats/philox.h"
+#include "kernels/rounded_state.h"
 
 namespace nibble::cuda {
 
@@ -55,22 +56,6 @@ struct StoredMoment {
     }
   }
 };
-
-__device__ inline float RoundedWeight(StateElem elem, float x, float scale, uint32_t word) {
-  switch (elem) {
-    case StateElem::kF32:
-      return x;
-    case StateElem::kBf16:
-      return formats::RoundBf16(x);
-    case StateElem::kBf16Sr:
-      return formats::FromBf16(formats::StochasticBf16(x, word));
-    case StateElem::kF16:
-      return formats::RoundF16(x * scale) / scale;
-    case StateElem::kE4M3:
-      break;
-  }
-  return formats::RoundE4M3(x * scale) / scale;
-}
 
 struct RoundedAdamWTask {
   float gradient_scale, beta1, rest1, beta2, rest2;
