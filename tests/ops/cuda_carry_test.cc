@@ -12,6 +12,7 @@
 #include "kernels/cuda/carry_kernels.cuh"
 #include "kernels/cuda/code_carrier.h"
 #include "kernels/formats/philox.h"
+#include "tests/ops/group_quant.h"
 
 namespace nibble::cuda {
 namespace {
@@ -164,24 +165,15 @@ TEST_F(CarryTest, EveryValueOfAFormatArrives) {
   }
 }
 
-Quant GroupsOf(Elem elem, Block block, int group, ScaleRule scale, float max) {
-  Quant quant;
-  quant.elem = elem;
-  quant.block = block;
-  quant.group = group;
-  quant.scale = scale;
-  quant.scale_max = max;
-  return quant;
-}
-
-const Quant kGroupQuants[] = {GroupsOf(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kNv, 448),
-                              GroupsOf(Elem::kE2M1, Block::kTile, 16, ScaleRule::kNv, 448),
-                              GroupsOf(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kU53, 448),
-                              GroupsOf(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Floor, 6),
-                              GroupsOf(Elem::kE4M3, Block::kGroup, 32, ScaleRule::kE8Up, 448),
-                              GroupsOf(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kA34, 6),
-                              GroupsOf(Elem::kE4M3, Block::kGroup, 128, ScaleRule::kCurrentP2, 448),
-                              GroupsOf(Elem::kE2M1, Block::kGroup, 128, ScaleRule::kF32, 6)};
+const Quant kGroupQuants[] = {
+    GroupQuant(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kNv, 448),
+    GroupQuant(Elem::kE2M1, Block::kTile, 16, ScaleRule::kNv, 448),
+    GroupQuant(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kU53, 448),
+    GroupQuant(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Floor, 6),
+    GroupQuant(Elem::kE4M3, Block::kGroup, 32, ScaleRule::kE8Up, 448),
+    GroupQuant(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kA34, 6),
+    GroupQuant(Elem::kE4M3, Block::kGroup, 128, ScaleRule::kCurrentP2, 448),
+    GroupQuant(Elem::kE2M1, Block::kGroup, 128, ScaleRule::kF32, 6)};
 
 // Elements times their group's scale are BF16 numbers: with the second level they are the decoded
 // tensor; and the FP32 form is, too.

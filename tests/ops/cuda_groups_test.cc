@@ -14,6 +14,7 @@
 #include "kernels/cuda/group_kernels.cuh"
 #include "kernels/cuda/oscillation_kernels.cuh"
 #include "kernels/formats/philox.h"
+#include "tests/ops/group_quant.h"
 
 namespace nibble::cuda {
 namespace {
@@ -35,47 +36,35 @@ struct Case {
   Axis contraction = Axis::kCols;
 };
 
-Quant Make(Elem elem, Block block, int group, ScaleRule scale, float max,
-           Round round = Round::kEven) {
-  Quant quant;
-  quant.elem = elem;
-  quant.block = block;
-  quant.group = group;
-  quant.scale = scale;
-  quant.scale_max = max;
-  quant.round = round;
-  return quant;
-}
-
 std::vector<Case> Cases() {
   constexpr Elem kE2M1 = Elem::kE2M1, kE4M3 = Elem::kE4M3;
   constexpr Block kRow = Block::kGroup, kSquare = Block::kTile;
   std::vector<Case> cases = {
-      {"mx", Make(kE2M1, kRow, 32, ScaleRule::kE8Floor, 6)},
-      {"mx_up_te8", Make(kE2M1, kRow, 32, ScaleRule::kE8Up, 6, Round::kTe8)},
-      {"mxfp8", Make(kE4M3, kRow, 32, ScaleRule::kE8Up, 448)},
-      {"mxfp8_sr", Make(kE4M3, kRow, 32, ScaleRule::kE8Up, 448, Round::kSr24)},
-      {"e5m2", Make(Elem::kE5M2, kRow, 32, ScaleRule::kE8Up, 57344)},
-      {"nv", Make(kE2M1, kRow, 16, ScaleRule::kNv, 448)},
-      {"nv_sr24", Make(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kSr24)},
-      {"nv_te8", Make(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kTe8)},
-      {"nv_half_up", Make(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kHalfUp)},
-      {"nv_tile", Make(kE2M1, kSquare, 16, ScaleRule::kNv, 448)},
-      {"nv_tile_sr24", Make(kE2M1, kSquare, 16, ScaleRule::kNv, 448, Round::kSr24)},
-      {"nv_drawn_scales", Make(kE2M1, kRow, 16, ScaleRule::kNv, 448)},
-      {"nv_simulated", Make(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kAway)},
-      {"nv_outer_128", Make(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kSr24)},
-      {"nv_4over6", Make(kE2M1, kRow, 16, ScaleRule::kNv, 256)},
-      {"nv_4over6_tile", Make(kE2M1, kSquare, 16, ScaleRule::kNv, 256)},
-      {"nv_4over6_mae", Make(kE2M1, kRow, 16, ScaleRule::kNv, 256, Round::kSr24)},
-      {"u53", Make(kE2M1, kRow, 16, ScaleRule::kU53, 448, Round::kSr24)},
-      {"quartet", Make(kE2M1, kRow, 32, ScaleRule::kQuartet, 6)},
-      {"a34", Make(kE2M1, kRow, 32, ScaleRule::kA34, 6, Round::kSr24)},
-      {"eden", Make(kE2M1, kRow, 16, ScaleRule::kEden, 256)},
-      {"eden_simulated", Make(kE2M1, kRow, 16, ScaleRule::kEden, 255.99f, Round::kAway)},
-      {"fp8_block", Make(kE4M3, kRow, 128, ScaleRule::kCurrentP2, 448)},
-      {"fp8_tile", Make(kE4M3, kSquare, 128, ScaleRule::kCurrent, 448)},
-      {"zhou", Make(kE2M1, kRow, 128, ScaleRule::kF32, 6)},
+      {"mx", GroupQuant(kE2M1, kRow, 32, ScaleRule::kE8Floor, 6)},
+      {"mx_up_te8", GroupQuant(kE2M1, kRow, 32, ScaleRule::kE8Up, 6, Round::kTe8)},
+      {"mxfp8", GroupQuant(kE4M3, kRow, 32, ScaleRule::kE8Up, 448)},
+      {"mxfp8_sr", GroupQuant(kE4M3, kRow, 32, ScaleRule::kE8Up, 448, Round::kSr24)},
+      {"e5m2", GroupQuant(Elem::kE5M2, kRow, 32, ScaleRule::kE8Up, 57344)},
+      {"nv", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 448)},
+      {"nv_sr24", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kSr24)},
+      {"nv_te8", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kTe8)},
+      {"nv_half_up", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kHalfUp)},
+      {"nv_tile", GroupQuant(kE2M1, kSquare, 16, ScaleRule::kNv, 448)},
+      {"nv_tile_sr24", GroupQuant(kE2M1, kSquare, 16, ScaleRule::kNv, 448, Round::kSr24)},
+      {"nv_drawn_scales", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 448)},
+      {"nv_simulated", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kAway)},
+      {"nv_outer_128", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 448, Round::kSr24)},
+      {"nv_4over6", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 256)},
+      {"nv_4over6_tile", GroupQuant(kE2M1, kSquare, 16, ScaleRule::kNv, 256)},
+      {"nv_4over6_mae", GroupQuant(kE2M1, kRow, 16, ScaleRule::kNv, 256, Round::kSr24)},
+      {"u53", GroupQuant(kE2M1, kRow, 16, ScaleRule::kU53, 448, Round::kSr24)},
+      {"quartet", GroupQuant(kE2M1, kRow, 32, ScaleRule::kQuartet, 6)},
+      {"a34", GroupQuant(kE2M1, kRow, 32, ScaleRule::kA34, 6, Round::kSr24)},
+      {"eden", GroupQuant(kE2M1, kRow, 16, ScaleRule::kEden, 256)},
+      {"eden_simulated", GroupQuant(kE2M1, kRow, 16, ScaleRule::kEden, 255.99f, Round::kAway)},
+      {"fp8_block", GroupQuant(kE4M3, kRow, 128, ScaleRule::kCurrentP2, 448)},
+      {"fp8_tile", GroupQuant(kE4M3, kSquare, 128, ScaleRule::kCurrent, 448)},
+      {"zhou", GroupQuant(kE2M1, kRow, 128, ScaleRule::kF32, 6)},
   };
   for (Case& test : cases) {
     Quant& quant = test.quant;
@@ -266,8 +255,8 @@ TEST(EmulatedEstimator, EqualsTheCpuBitForBit) {
   const std::vector<float> weight = Source(kRows * kCols, 2), wgrad = Source(kRows * kCols, 3);
   for (const Block block : {Block::kGroup, Block::kTile, Block::kInputChannel}) {
     const Quant quant =
-        Make(Elem::kE2M1, block, 16, IsGrouped(block) ? ScaleRule::kNv : ScaleRule::kF32,
-             IsGrouped(block) ? 448.0f : 6.0f);
+        GroupQuant(Elem::kE2M1, block, 16, IsGrouped(block) ? ScaleRule::kNv : ScaleRule::kF32,
+                   IsGrouped(block) ? 448.0f : 6.0f);
     QuantizedTensor q;
     ASSERT_TRUE(cpu->Quantize(quant, {}, {weight.data(), kRows, kCols}, &q, {}).ok());
     for (const Estimator kind : {Estimator::kSte, Estimator::kDge, Estimator::kPower,
@@ -298,8 +287,8 @@ TEST(EmulatedHealth, IsTheCpus) {
     context.contraction = contraction;
     QuantizedTensor q;
     std::vector<float> decoded(x.size());
-    ASSERT_TRUE(cpu->Quantize(Make(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Floor, 6), context,
-                              {x.data(), kRows, kCols}, &q, {decoded.data(), kRows, kCols})
+    ASSERT_TRUE(cpu->Quantize(GroupQuant(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Floor, 6),
+                              context, {x.data(), kRows, kCols}, &q, {decoded.data(), kRows, kCols})
                     .ok());
     const QuantizationHealth expected =
         *cpu->MeasureHealth({x.data(), kRows, kCols}, q, {decoded.data(), kRows, kCols});

@@ -14,6 +14,7 @@
 #include "kernels/cpu/group_loops.h"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/philox.h"
+#include "tests/ops/group_quant.h"
 
 namespace nibble {
 namespace {
@@ -45,49 +46,37 @@ struct Case {
   Quant quant;
 };
 
-Quant Make(Elem elem, Block block, int group, ScaleRule scale, float max,
-           Round round = Round::kEven) {
-  Quant quant;
-  quant.elem = elem;
-  quant.block = block;
-  quant.group = group;
-  quant.scale = scale;
-  quant.scale_max = max;
-  quant.round = round;
-  return quant;
-}
-
 // One row of the published recipes each, and every axis at least once.
 std::vector<Case> Cases() {
   const Elem e2m1 = Elem::kE2M1;
   const Block row = Block::kGroup;
   std::vector<Case> cases = {
-      {"mx", Make(e2m1, row, 32, ScaleRule::kE8Floor, 6)},
-      {"mx_up_te8", Make(e2m1, row, 32, ScaleRule::kE8Up, 6, Round::kTe8)},
-      {"mxfp8", Make(Elem::kE4M3, row, 32, ScaleRule::kE8Up, 448)},
-      {"mx_e3m0", Make(Elem::kE3M0, row, 32, ScaleRule::kE8Floor, 16)},
-      {"nv", Make(e2m1, row, 16, ScaleRule::kNv, 448)},
-      {"nv_sr", Make(e2m1, row, 16, ScaleRule::kNv, 448, Round::kSr24)},
-      {"nv_tile", Make(e2m1, Block::kTile, 16, ScaleRule::kNv, 448)},
-      {"nv_tile_sr", Make(e2m1, Block::kTile, 16, ScaleRule::kNv, 448, Round::kSr24)},
-      {"nv_simulated", Make(e2m1, row, 16, ScaleRule::kNv, 448, Round::kAway)},
-      {"u53", Make(e2m1, row, 16, ScaleRule::kU53, 448)},
-      {"a34", Make(e2m1, row, 32, ScaleRule::kA34, 6, Round::kSr24)},
-      {"quartet", Make(e2m1, row, 32, ScaleRule::kQuartet, 6)},
-      {"quest", Make(Elem::kInt4C, Block::kToken, 0, ScaleRule::kQuest, 0)},
-      {"fp8_block", Make(Elem::kE4M3, row, 128, ScaleRule::kCurrentP2, 448)},
-      {"fp8_tile", Make(Elem::kE4M3, Block::kTile, 128, ScaleRule::kCurrentP2, 448)},
-      {"zhou", Make(e2m1, row, 128, ScaleRule::kF32, 6)},
-      {"e1m2_token", Make(Elem::kE1M2, Block::kToken, 0, ScaleRule::kF32, 3.5f)},
-      {"int4_channel", Make(Elem::kInt4, Block::kInputChannel, 0, ScaleRule::kP2, 7)},
-      {"int8_groups", Make(Elem::kInt8, row, 64, ScaleRule::kF32, 127, Round::kSr24)},
-      {"e5m2_sr", Make(Elem::kE5M2, Block::kTensor, 0, ScaleRule::kP2, 57344, Round::kSr24)},
-      {"recast", Make(e2m1, Block::kInputChannel, 0, ScaleRule::kP2, 6, Round::kHalfUp)},
-      {"outer128", Make(e2m1, row, 16, ScaleRule::kNv, 448)},
-      {"four_six_mse", Make(e2m1, row, 16, ScaleRule::kNv, 256)},
-      {"four_six_max_tile", Make(e2m1, Block::kTile, 16, ScaleRule::kNv, 256)},
-      {"eden", Make(e2m1, row, 16, ScaleRule::kEden, 256)},
-      {"eden_simulated", Make(e2m1, row, 16, ScaleRule::kEden, 255.99f, Round::kAway)},
+      {"mx", GroupQuant(e2m1, row, 32, ScaleRule::kE8Floor, 6)},
+      {"mx_up_te8", GroupQuant(e2m1, row, 32, ScaleRule::kE8Up, 6, Round::kTe8)},
+      {"mxfp8", GroupQuant(Elem::kE4M3, row, 32, ScaleRule::kE8Up, 448)},
+      {"mx_e3m0", GroupQuant(Elem::kE3M0, row, 32, ScaleRule::kE8Floor, 16)},
+      {"nv", GroupQuant(e2m1, row, 16, ScaleRule::kNv, 448)},
+      {"nv_sr", GroupQuant(e2m1, row, 16, ScaleRule::kNv, 448, Round::kSr24)},
+      {"nv_tile", GroupQuant(e2m1, Block::kTile, 16, ScaleRule::kNv, 448)},
+      {"nv_tile_sr", GroupQuant(e2m1, Block::kTile, 16, ScaleRule::kNv, 448, Round::kSr24)},
+      {"nv_simulated", GroupQuant(e2m1, row, 16, ScaleRule::kNv, 448, Round::kAway)},
+      {"u53", GroupQuant(e2m1, row, 16, ScaleRule::kU53, 448)},
+      {"a34", GroupQuant(e2m1, row, 32, ScaleRule::kA34, 6, Round::kSr24)},
+      {"quartet", GroupQuant(e2m1, row, 32, ScaleRule::kQuartet, 6)},
+      {"quest", GroupQuant(Elem::kInt4C, Block::kToken, 0, ScaleRule::kQuest, 0)},
+      {"fp8_block", GroupQuant(Elem::kE4M3, row, 128, ScaleRule::kCurrentP2, 448)},
+      {"fp8_tile", GroupQuant(Elem::kE4M3, Block::kTile, 128, ScaleRule::kCurrentP2, 448)},
+      {"zhou", GroupQuant(e2m1, row, 128, ScaleRule::kF32, 6)},
+      {"e1m2_token", GroupQuant(Elem::kE1M2, Block::kToken, 0, ScaleRule::kF32, 3.5f)},
+      {"int4_channel", GroupQuant(Elem::kInt4, Block::kInputChannel, 0, ScaleRule::kP2, 7)},
+      {"int8_groups", GroupQuant(Elem::kInt8, row, 64, ScaleRule::kF32, 127, Round::kSr24)},
+      {"e5m2_sr", GroupQuant(Elem::kE5M2, Block::kTensor, 0, ScaleRule::kP2, 57344, Round::kSr24)},
+      {"recast", GroupQuant(e2m1, Block::kInputChannel, 0, ScaleRule::kP2, 6, Round::kHalfUp)},
+      {"outer128", GroupQuant(e2m1, row, 16, ScaleRule::kNv, 448)},
+      {"four_six_mse", GroupQuant(e2m1, row, 16, ScaleRule::kNv, 256)},
+      {"four_six_max_tile", GroupQuant(e2m1, Block::kTile, 16, ScaleRule::kNv, 256)},
+      {"eden", GroupQuant(e2m1, row, 16, ScaleRule::kEden, 256)},
+      {"eden_simulated", GroupQuant(e2m1, row, 16, ScaleRule::kEden, 255.99f, Round::kAway)},
   };
   for (Case& test : cases) {
     Quant& quant = test.quant;
@@ -313,7 +302,7 @@ TEST_F(GroupRules, PermutingTokensPermutesXfButChangesXw) {
 
 TEST_F(GroupRules, NvScaleCodesSurviveRepeatedQuantization) {
   const Values x = Random(8, 32 * 64);
-  const Quant quant = Make(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kNv, 448);
+  const Quant quant = GroupQuant(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kNv, 448);
   const Outcome once = Quantized(*backend_, quant, Axis::kCols, x, 32);
   const Outcome twice = Quantized(*backend_, quant, Axis::kCols, once.decoded, 32);
   EXPECT_EQ(once.codes, twice.codes);
@@ -349,7 +338,7 @@ TEST_F(GroupRules, EdenIsNearlyUnbiased) {
 }
 
 TEST_F(GroupRules, WindowsScaleInTimeFirstAndThenFromThePast) {
-  Quant quant = Make(Elem::kE4M3, Block::kTensor, 0, ScaleRule::kP2, 448);
+  Quant quant = GroupQuant(Elem::kE4M3, Block::kTensor, 0, ScaleRule::kP2, 448);
   quant.window = 2;
   AmaxHistory history;
   QuantizeContext context;
@@ -380,7 +369,7 @@ TEST_F(GroupRules, WindowsScaleInTimeFirstAndThenFromThePast) {
 
 TEST_F(GroupRules, FallsBackToBf16AboveTheError) {
   const Values x = Random(11, 16 * 64);
-  Quant quant = Make(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Up, 6);
+  Quant quant = GroupQuant(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Up, 6);
   QuantizedTensor q;
   Values decoded(x.size());
   for (const double limit : {0.5, 1e-3}) {
@@ -400,19 +389,19 @@ TEST_F(GroupRules, RefusesCombinationsWithoutMeaning) {
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
     EXPECT_NE(status.message().find(reason), std::string::npos) << status.ToString();
   };
-  Quant quant = Make(Elem::kE4M3, Block::kGroup, 32, ScaleRule::kA34, 6);
+  Quant quant = GroupQuant(Elem::kE4M3, Block::kGroup, 32, ScaleRule::kA34, 6);
   refused(quant, "E2M1");
-  quant = Make(Elem::kE2M1, Block::kGroup, 0, ScaleRule::kNv, 448);
+  quant = GroupQuant(Elem::kE2M1, Block::kGroup, 0, ScaleRule::kNv, 448);
   refused(quant, "group size");
-  quant = Make(Elem::kE2M1, Block::kTile, 32, ScaleRule::kQuartet, 6);
+  quant = GroupQuant(Elem::kE2M1, Block::kTile, 32, ScaleRule::kQuartet, 6);
   refused(quant, "one row or column");
-  quant = Make(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Up, 6);
+  quant = GroupQuant(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kE8Up, 6);
   quant.alternatives = {{6, 4}, ErrorMetric::kMse};
   refused(quant, "alternatives");
-  quant = Make(Elem::kE2M1, Block::kGroup, 48, ScaleRule::kNv, 448);
+  quant = GroupQuant(Elem::kE2M1, Block::kGroup, 48, ScaleRule::kNv, 448);
   quant.outer = Outer::k128;
   refused(quant, "128");
-  quant = Make(Elem::kInt4C, Block::kToken, 0, ScaleRule::kQuest, 0, Round::kAway);
+  quant = GroupQuant(Elem::kInt4C, Block::kToken, 0, ScaleRule::kQuest, 0, Round::kAway);
   refused(quant, "sr24");
 }
 
