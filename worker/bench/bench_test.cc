@@ -10,6 +10,7 @@
 #include "base/process.h"
 #include "worker/bench/measure.h"
 #include "worker/bench/timed_backend.h"
+#include "worker/train/test_support.h"
 
 namespace nibble::bench {
 namespace {
@@ -148,20 +149,62 @@ TEST(StepBench, SampledHealthHasAShareOfTheStep) {
   EXPECT_NE(rows[1].Find("health_share_at_default"), nullptr);
 }
 
+// The lines a run of nibble-device-bench prints.
+std::vector<Json> DeviceBenchLines(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(),
+                   {NIBBLE_BINARY_DIR "/bin/nibble-device-bench", "--backend", "cpu"});
+  const Result<CommandOutput> run = RunCommand(arguments, /*merge_stderr=*/false);
+  EXPECT_TRUE(run.ok() && run->status.success()) << run.status().ToString();
+  std::vector<Json> lines;
+  for (const std::string& line : StrSplit(run->output, '\n')) {
+    if (line.empty()) continue;
+    const Result<Json> json = Json::Parse(line);
+    EXPECT_TRUE(json.ok()) << line;
+    if (json.ok()) lines.push_back(*json);
+  }
+  return lines;
+}
+
 TEST(DeviceBench, MeasuresEveryOperation) {
-  const std::string program = NIBBLE_BINARY_DIR "/bin/nibble-device-bench";
-  const Result<CommandOutput> run =
-      RunCommand({program, "--backend", "cpu", "--quick"}, /*merge_stderr=*/false);
-  ASSERT_TRUE(run.ok() && run->status.success()) << run.status().ToString();
-  const Result<Json> json = Json::Parse(run->output);
-  ASSERT_TRUE(json.ok()) << run->output;
-  EXPECT_EQ((*json)["backend"].AsString(), "cpu");
-  EXPECT_GE((*json)["results"].size(), 17u);
-  for (const Json& row : (*json)["results"].items()) {
+  const std::vector<Json> lines = DeviceBenchLines({"--quick"});
+  ASSERT_GE(lines.size(), 18u);
+  EXPECT_EQ(lines[0]["backend"].AsString(), "cpu");
+  for (size_t i = 1; i < lines.size(); ++i) {
+    const Json& row = lines[i];
     const bool skipped = row.Find("skipped") != nullptr;  // no kernel for FP8 codes on a CPU
     EXPECT_EQ(skipped, row["name"].AsString() == "gemm_codes_dgrad") << row.Dump();
     EXPECT_TRUE(skipped || row["ms"]["median"].AsDouble() > 0) << row.Dump();
   }
+}
+
+class DeviceStepBench : public RunTest {};
+
+TEST_F(DeviceStepBench, MeasuresStepsByRecipeAndDepth) {
+  const std::string config = Path("config.json");
+  ASSERT_TRUE(AtomicWriteFile(config, RunConfigToJson(Config("run")).Dump()).ok());
+  const std::vector<Json> lines =
+      DeviceBenchLines({"--config", config, "--recipes", "bf16,fp4_fold8", "--layers", "1,2",
+                        "--seconds", "0.01", "--shares"});
+  ASSERT_EQ(lines.size(), 5u);
+  for (size_t i = 1; i < lines.size(); ++i) {
+    const Json& row = lines[i];
+    EXPECT_EQ(row["recipe"].AsString(), i < 3 ? "bf16" : "fp4_fold8");
+    EXPECT_EQ(row["layers"].AsInt(), i % 2 == 1 ? 1 : 2);
+    EXPECT_EQ(row["tokens"].AsInt(), 64);
+    EXPECT_GT(row["ms"]["median"].AsDouble(), 0) << row.Dump();
+    EXPECT_GT(row["peak_bytes"].AsInt(), row["parameters"].AsInt() * 16) << row.Dump();
+    EXPECT_EQ(row["share_by_op"].Find("quantize") != nullptr, i >= 3) << row.Dump();
+    double shares = 0;
+    for (const auto& [operation, share] : row["share_by_op"].members()) shares += share.AsDouble();
+    EXPECT_GT(shares, 0.3) << row.Dump();
+    EXPECT_LE(shares, 1.01) << row.Dump();
+  }
+}
+
+TEST(BenchCommandLine, RefusesWhatTheDeviceBenchCannotRead) {
+  const std::string program = NIBBLE_BINARY_DIR "/bin/nibble-device-bench";
+  EXPECT_EQ(RunCommand({program, "--shape", "1"})->status.exit_code, 2);
+  EXPECT_EQ(RunCommand({program, "--backend", "cpu", "--config", "/nowhere"})->status.exit_code, 1);
 }
 
 TEST(BenchCommandLine, RefusesUnknownNames) {

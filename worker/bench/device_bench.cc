@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // nibble-device-bench: what the operations of a training step reach on one backend, at the shapes
-// of a 7B layer. Runs where nibble-bench does not: no OpenBLAS, any backend. One JSON object on
-// stdout.
+// of a 7B layer, and whole steps of any model. Runs where nibble-bench does not: no OpenBLAS, any
+// backend. Lines of JSON on stdout as they are measured: the device, then a row each.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <vector>
 
+#include "base/files.h"
 #include "base/json.h"
 #include "base/strings.h"
 #include "kernels/backend.h"
 #include "kernels/formats/philox.h"
+#include "worker/bench/device_step_bench.h"
 #include "worker/bench/measure.h"
 #include "worker/train/args.h"
 
@@ -19,7 +22,8 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
-constexpr int kRepeats = 8;  // calls between two waits for the device
+constexpr int kRepeats = 8;                       // calls between two waits for the device
+constexpr size_t kDraws = (size_t{1} << 20) - 3;  // rows of common widths begin at other places
 
 struct Sizes {
   int64_t tokens, hidden, wide, seq;
@@ -28,11 +32,17 @@ struct Sizes {
 constexpr Sizes kLayer{8192, 4096, 11008, 2048, 1.0};
 constexpr Sizes kQuick{64, 64, 128, 32, 0.01};
 
+// A row at once: what was measured stays if the program is stopped.
+void Print(const Json& row) {
+  std::printf("%s\n", row.Dump().c_str());
+  std::fflush(stdout);
+}
+
 class DeviceBench {
  public:
   DeviceBench(Backend& backend, const Sizes& sizes) : backend_(backend), sizes_(sizes) {}
 
-  Result<Json> Run() {
+  Status Run() {
     RETURN_IF_ERROR(Copies());
     for (const auto& [n, k] : {std::pair{sizes_.hidden, sizes_.hidden},
                                {sizes_.wide, sizes_.hidden},
@@ -43,24 +53,28 @@ class DeviceBench {
     for (const int64_t head_dim : {int64_t{64}, int64_t{128}}) {
       if (sizes_.hidden % head_dim == 0) RETURN_IF_ERROR(Attention(head_dim));
     }
-    RETURN_IF_ERROR(Elementwise());
-    return Json::Object({{"backend", std::string(backend_.name())},
-                         {"device", backend_.description()},
-                         {"results", rows_}});
+    return Elementwise();
   }
 
  private:
-  // A tensor of heavy-tailed random numbers, alive as long as this object.
+  // A tensor of heavy-tailed random numbers, alive as long as this object: kDraws of them, again
+  // and again.
   Result<TensorView> Random(int64_t rows, int64_t cols) {
+    if (draws_.empty()) {
+      draws_.resize(kDraws);
+      for (size_t i = 0; i < draws_.size(); ++i) {
+        const uint32_t word = formats::RandomWord(1, 0, 0, i);
+        draws_[i] =
+            static_cast<float>(static_cast<int32_t>(word)) * (word % 97 == 0 ? 0x1p-27f : 0x1p-31f);
+      }
+    }
     buffers_.push_back(std::make_unique<Buffer>());
     ASSIGN_OR_RETURN(const TensorView view, buffers_.back()->View(backend_, rows, cols));
-    std::vector<float> host(static_cast<size_t>(view.size()));
-    for (size_t i = 0; i < host.size(); ++i) {
-      const uint32_t word = formats::RandomWord(1, 0, static_cast<uint32_t>(buffers_.size()), i);
-      host[i] =
-          static_cast<float>(static_cast<int32_t>(word)) * (word % 97 == 0 ? 0x1p-27f : 0x1p-31f);
+    constexpr auto kEach = static_cast<int64_t>(kDraws);
+    for (int64_t begin = 0; begin < view.size(); begin += kEach) {
+      const int64_t count = std::min(kEach, view.size() - begin);
+      RETURN_IF_ERROR(backend_.CopyIn(view.f32() + begin, draws_.data(), count * 4));
     }
-    RETURN_IF_ERROR(backend_.CopyIn(view.data, host.data(), view.size_bytes()));
     return view;
   }
 
@@ -77,7 +91,7 @@ class DeviceBench {
     Json row = Json::Object({{"name", name}, {"shape", std::move(shape)}});
     const Status status = RunInterleaved(effort, contestants);
     if (!status.ok()) {
-      rows_.Append(row.Set("skipped", status.message()));
+      Print(row.Set("skipped", status.message()));
       return OkStatus();
     }
     std::vector<double> seconds = contestants[0].seconds;
@@ -86,7 +100,7 @@ class DeviceBench {
     row.Set("ms", ToJson(Summarise(seconds), 1e3));
     if (flops > 0) row.Set("tflops", Significant(flops / median * 1e-12));
     if (bytes > 0) row.Set("gb_per_s", Significant(bytes / median * 1e-9));
-    rows_.Append(std::move(row));
+    Print(row);
     return OkStatus();
   }
 
@@ -223,30 +237,67 @@ class DeviceBench {
 
   Backend& backend_;
   Sizes sizes_;
-  Json rows_ = Json::Array();
+  std::vector<float> draws_;
   std::vector<std::unique_ptr<Buffer>> buffers_;
 };
 
+constexpr char kUsage[] =
+    R"(usage: nibble-device-bench [--backend cpu|cuda] [--quick]
+       nibble-device-bench [--backend cpu|cuda] --config FILE [--recipes A,B] [--layers 1,2]
+                           [--seconds S] [--shares]
+
+Without --config: the operations of a step at the shapes of a 7B layer. With it: whole steps of the
+model, data and schedule in FILE (docs/reference/job-spec.md), for each recipe and depth: time,
+memory, and with --shares the time of each operation when each is waited for.
+
+example: nibble-device-bench --backend cuda
+)";
+
+Result<StepCases> CasesOf(const Args& args) {
+  StepCases cases;
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(args.Text("config")));
+  ASSIGN_OR_RETURN(const Json json, Json::Parse(text));
+  ASSIGN_OR_RETURN(cases.config, RunConfigFromJson(json));
+  if (args.Has("recipes")) cases.recipes = StrSplit(args.Text("recipes"), ',');
+  for (const std::string& word : StrSplit(args.Text("layers"), ',')) {
+    if (word.empty()) continue;
+    const Result<int64_t> layers = ParseInt(word);
+    if (!layers.ok() || *layers < 1) {
+      return InvalidArgumentError("--layers: '" + word + "' is no depth");
+    }
+    cases.layers.push_back(*layers);
+  }
+  ASSIGN_OR_RETURN(cases.seconds, args.Real("seconds", cases.seconds, 0, 600));
+  cases.shares = args.Has("shares");
+  return cases;
+}
+
+Status RunBench(const Args& args) {
+  const std::string name = args.Text("backend", kBackendCuda);
+  StepCases cases;
+  if (args.Has("config")) {
+    ASSIGN_OR_RETURN(cases, CasesOf(args));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeBackend(name, {}));
+  Print(Json::Object(
+      {{"backend", std::string(backend->name())}, {"device", backend->description()}}));
+  if (!args.Has("config")) return DeviceBench(*backend, args.Has("quick") ? kQuick : kLayer).Run();
+  backend.reset();  // each case has a device of its own
+  return MeasureSteps(name, cases, Print);
+}
+
 int Main(const std::vector<std::string>& arguments) {
-  const Result<Args> args = Args::Parse(arguments, {{"backend"}, {"quick", "help"}});
+  const Result<Args> args = Args::Parse(
+      arguments,
+      {{"backend", "config", "recipes", "layers", "seconds"}, {"quick", "shares", "help"}});
   if (!args.ok() || args->Has("help")) {
-    std::fprintf(stderr,
-                 "%s\nusage: nibble-device-bench [--backend cpu|cuda] [--quick]\n"
-                 "example: nibble-device-bench --backend cuda\n",
-                 args.ok() ? "" : args.status().message().c_str());
+    std::fprintf(stderr, "%s\n%s", args.ok() ? "" : args.status().message().c_str(), kUsage);
     return args.ok() ? 0 : kExitUsage;
   }
-  const Result<std::unique_ptr<Backend>> backend = MakeBackend(args->Text("backend", "cuda"), {});
-  Result<Json> result = backend.status();
-  if (backend.ok()) {
-    result = DeviceBench(**backend, args->Has("quick") ? kQuick : kLayer).Run();
-  }
-  if (!result.ok()) {
-    std::fprintf(stderr, "nibble-device-bench: %s\n", result.status().message().c_str());
-    return kExitFailed;
-  }
-  std::printf("%s\n", result->Dump(1).c_str());
-  return 0;
+  const Status status = RunBench(*args);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "nibble-device-bench: %s\n", status.message().c_str());
+  return kExitFailed;
 }
 
 }  // namespace

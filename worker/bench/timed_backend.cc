@@ -60,6 +60,13 @@ Status TimedBackend::RmsNormForward(ConstTensorView x, ConstTensorView weight, f
   return Time("rms_norm", [&] { return inner_.RmsNormForward(x, weight, epsilon, out, rstd); });
 }
 
+Status TimedBackend::AddRmsNormForward(ConstTensorView a, ConstTensorView b, ConstTensorView weight,
+                                       float epsilon, TensorView sum, TensorView out,
+                                       TensorView rstd) {
+  return Time("rms_norm",
+              [&] { return inner_.AddRmsNormForward(a, b, weight, epsilon, sum, out, rstd); });
+}
+
 Status TimedBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x,
                                      ConstTensorView weight, ConstTensorView rstd, TensorView dx,
                                      bool accumulate_dx, TensorView dweight) {

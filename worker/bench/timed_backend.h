@@ -49,6 +49,8 @@ class TimedBackend : public Backend {
   Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout, TensorView dtable) override;
   Status RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon, TensorView out,
                         TensorView rstd) override;
+  Status AddRmsNormForward(ConstTensorView a, ConstTensorView b, ConstTensorView weight,
+                           float epsilon, TensorView sum, TensorView out, TensorView rstd) override;
   Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
                          ConstTensorView rstd, TensorView dx, bool accumulate_dx,
                          TensorView dweight) override;

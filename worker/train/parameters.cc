@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <span>
+#include <thread>
 
 #include "base/sha256.h"
 #include "base/strings.h"
@@ -33,6 +35,26 @@ void NormalGroup(uint64_t seed, size_t t, uint64_t group, float out[4]) {
     out[2 * pair] = static_cast<float>(radius * std::cos(angle));
     out[2 * pair + 1] = static_cast<float>(radius * std::sin(angle));
   }
+}
+
+// Elements begin .. begin + out.size() - 1 of tensor `t`, a chunk per thread. Precondition: 4
+// divides begin.
+void NormalValues(uint64_t seed, size_t t, int64_t begin, float deviation, std::span<float> out) {
+  const auto fill = [=](size_t first, size_t last) {
+    float group[4];
+    for (size_t i = first; i < last; ++i) {
+      const uint64_t index = static_cast<uint64_t>(begin) + i;
+      if (index % 4 == 0) NormalGroup(seed, t, index / 4, group);
+      out[i] = deviation * group[index % 4];
+    }
+  };
+  constexpr auto kChunk = static_cast<size_t>(kChunkElements);
+  std::vector<std::thread> helpers;
+  for (size_t first = kChunk; first < out.size(); first += kChunk) {
+    helpers.emplace_back(fill, first, std::min(first + kChunk, out.size()));
+  }
+  fill(0, std::min(kChunk, out.size()));
+  for (std::thread& helper : helpers) helper.join();
 }
 
 void AddParameter(std::vector<ParameterInfo>& list, ParameterInfo info) {
@@ -214,8 +236,8 @@ TensorView Parameters::AllOf(const Buffer& buffer) const {
   return {buffer.data(), 1, elements_, DType::kF32};
 }
 
-Status Parameters::Initialise(const ModelConfig& model, uint64_t seed) {
-  std::vector<float> chunk;
+Status Parameters::Initialise(const ModelConfig& model, uint64_t seed, int threads) {
+  std::vector<float> values;  // a chunk of each thread
   for (size_t t = 0; t < list_.size(); ++t) {
     const ParameterInfo& info = list_[t];
     if (info.is_norm) {
@@ -225,16 +247,12 @@ Status Parameters::Initialise(const ModelConfig& model, uint64_t seed) {
     double deviation = model.init_std;
     if (info.is_residual_output) deviation /= std::sqrt(2.0 * static_cast<double>(model.layers));
     float* const device = weight(t).f32();
-    for (int64_t begin = 0; begin < info.size(); begin += kChunkElements) {
-      chunk.resize(static_cast<size_t>(std::min(kChunkElements, info.size() - begin)));
-      float group[4];
-      for (size_t i = 0; i < chunk.size(); ++i) {
-        const uint64_t index = static_cast<uint64_t>(begin) + i;
-        if (index % 4 == 0) NormalGroup(seed, t, index / 4, group);
-        chunk[i] = static_cast<float>(deviation) * group[index % 4];
-      }
-      RETURN_IF_ERROR(backend_->CopyIn(device + begin, chunk.data(),
-                                       static_cast<int64_t>(chunk.size() * sizeof(float))));
+    const int64_t at_once = kChunkElements * std::max(threads, 1);
+    for (int64_t begin = 0; begin < info.size(); begin += at_once) {
+      values.resize(static_cast<size_t>(std::min(at_once, info.size() - begin)));
+      NormalValues(seed, t, begin, static_cast<float>(deviation), values);
+      RETURN_IF_ERROR(backend_->CopyIn(device + begin, values.data(),
+                                       static_cast<int64_t>(values.size() * sizeof(float))));
     }
   }
   return OkStatus();

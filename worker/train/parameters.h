@@ -125,7 +125,8 @@ class Parameters {
   // normal(0, std) for matrices, 1 for norms. Element i of tensor t is a pure function of
   // (seed, t, i). std is init_std, times 1/sqrt(2 * layers) for the projections that write into the
   // residual stream, so that its variance does not grow with depth (GPT-2's initialisation).
-  Status Initialise(const ModelConfig& model, uint64_t seed);
+  // `threads` of the host share the work and do not change it.
+  Status Initialise(const ModelConfig& model, uint64_t seed, int threads = 1);
 
   // SHA-256 over names, shapes and bytes of all weights, in list order.
   Result<std::string> Fingerprint() const;

@@ -87,6 +87,21 @@ TEST(Parameters, InitialisationIsAFunctionOfTheSeedWithTheRightSpread) {
   EXPECT_NEAR(deviation(BlockParameter::kDown), 0.02 / std::sqrt(6.0), 0.0002);
 }
 
+TEST(Parameters, InitialisationByAnyNumberOfThreadsIsTheSame) {
+  ModelConfig model = TinyModel();
+  model.layers = 1;
+  model.hidden_size = 544;  // tensors of two chunks and a part of one
+  model.intermediate_size = 1024;
+  const auto backend = TestBackend();
+  auto alone = Parameters::Create(backend.get(), model, false).value();
+  auto shared = Parameters::Create(backend.get(), model, false).value();
+  ASSERT_TRUE(alone.Initialise(model, 7, 1).ok());
+  for (const int threads : {2, 5}) {
+    ASSERT_TRUE(shared.Initialise(model, 7, threads).ok());
+    EXPECT_EQ(alone.Fingerprint().value(), shared.Fingerprint().value()) << threads;
+  }
+}
+
 TEST(Optimizer, NormsDoNotDecayAndMatricesDo) {
   const ModelConfig model = TinyModel();
   const auto backend = TestBackend();

@@ -229,7 +229,11 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
                      config_.seed));
     }
   } else {
-    const Status initialised = parameters_->Initialise(config_.model, config_.seed);
+    const int64_t asked = config_.run.threads;
+    const auto threads =
+        asked > 0 ? static_cast<unsigned>(asked) : std::thread::hardware_concurrency();
+    const Status initialised =
+        parameters_->Initialise(config_.model, config_.seed, static_cast<int>(threads));
     if (!initialised.ok()) return EndOf(initialised);
   }
   const Status shared = communicator_->Broadcast(parameters_->all_weights(), 0);
