@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What PyTorch reaches on this GPU at the shapes of a 7B layer, as one JSON object.
+"""What PyTorch reaches on this GPU at the shapes of a 7B layer: lines of JSON, one for each part.
 
     torch_peers.py [--tokens N]
 
@@ -131,17 +131,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=int, default=8192)
     tokens = parser.parse_args().tokens
-    result = {"torch": torch.__version__, "cuda": torch.version.cuda}
+    head = {"part": "versions", "torch": torch.__version__, "cuda": torch.version.cuda}
     if not torch.cuda.is_available():
-        result["error"] = "no CUDA device"
-    else:
-        result["device"] = torch.cuda.get_device_name()
-        for part in (matmul, scaled_mm, attention, layer):
-            try:
-                result[part.__name__] = part(tokens)
-            except Exception as error:  # one peer's failure is a result, too
-                result[part.__name__] = {"error": str(error).splitlines()[0]}
-    print(json.dumps(result))
+        head["error"] = "no CUDA device"
+        print(json.dumps(head))
+        return
+    print(json.dumps({**head, "device": torch.cuda.get_device_name()}), flush=True)
+    for part in (matmul, scaled_mm, attention, layer):
+        row = {"part": part.__name__}
+        try:
+            row["result"] = part(tokens)
+        except Exception as error:  # one peer's failure is a result, too
+            row["error"] = (str(error).splitlines() or [type(error).__name__])[0]
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Token shards and run configs for the training comparison of tools/gpu_check.sh.
+"""Token shards and run configs for tools/gpu_check.sh.
 
     train_data.py FOLDER
 
-Writes FOLDER/tokens/{train,val}-000000.bin (docs/reference/file-formats-tokens.md): words of a fixed
+`threads` of the CPU in the run configs; 0: all. Writes FOLDER/tokens/{train,val}-000000.bin (docs/reference/file-formats-tokens.md): words of a fixed
 random dictionary joined by a second-order rule, so that a model has something to learn and the same
-bytes come out everywhere. Writes FOLDER/RECIPE.json, the run config of each recipe compared.
+bytes come out everywhere. Writes FOLDER/RECIPE.json, the run config of each recipe compared, and
+FOLDER/resume.json, which goes on where bf16 ends.
 """
 import array
 import json
@@ -15,7 +16,28 @@ import sys
 
 VOCABULARY = 512
 STEPS = 200
+RESUMED_STEPS = 4
 RECIPES = ("bf16", "fp4_ms_paper", "fp4_fold8_e4m3")
+
+# Models whose steps are timed: sizes, tokens of a window, windows of a micro-batch and of a step,
+# and for stacks of layers the depths whose difference is a layer. Stacks have a small vocabulary.
+LLAMA_7B = {"vocabSize": VOCABULARY, "hiddenSize": 4096, "intermediateSize": 11008, "layers": 2,
+            "heads": 32, "kvHeads": 32}
+MODELS = {
+    "7b": (LLAMA_7B, 2048, 4, 4, "1,2"),
+    "13b": ({**LLAMA_7B, "hiddenSize": 5120, "intermediateSize": 13824, "heads": 40, "kvHeads": 40},
+            2048, 4, 4, "1,2"),
+    # Small layers: more of them, so that the difference is not noise.
+    "1.3b": ({**LLAMA_7B, "hiddenSize": 2048, "intermediateSize": 5504, "heads": 16, "kvHeads": 16},
+             2048, 4, 4, "2,6"),
+    # The shape of Qwen2.5-1.5B, which llmq's figures are of.
+    "1.5b": ({"vocabSize": 151936, "hiddenSize": 1536, "intermediateSize": 8960, "layers": 28,
+              "heads": 12, "kvHeads": 2, "tiedEmbeddings": True}, 1024, 8, 32, "28"),
+    # Whole, with the batch at which BF16 takes about what the paper's table has for it.
+    "whole_1.3b": ({"preset": "llama2-1.3b", "vocabSize": 32000}, 2048, 4, 4, "24"),
+    "tiny": ({"vocabSize": VOCABULARY, "hiddenSize": 128, "intermediateSize": 256, "layers": 2,
+              "heads": 2, "kvHeads": 1}, 64, 2, 4, "2"),
+}
 
 
 class Random:
@@ -49,7 +71,7 @@ def write_shard(path, ids):
         ids.tofile(file)
 
 
-def config(folder, recipe):
+def config(folder, recipe, threads=0):
     return {
         "apiVersion": "nibble/v1",
         "kind": "TrainJob",
@@ -63,17 +85,63 @@ def config(folder, recipe):
                      "validationBatches": 8},
         "precision": {"recipe": recipe},
         "metrics": {"every": 1, "healthEvery": 0},
+        "run": {"threads": threads},
     }
 
 
-def main():
-    folder = os.path.abspath(sys.argv[1])
+def write(folder, threads=0):
+    folder = os.path.abspath(folder)
     os.makedirs(os.path.join(folder, "tokens"), exist_ok=True)
     write_shard(os.path.join(folder, "tokens", "train-000000.bin"), tokens(400_000, 1))
     write_shard(os.path.join(folder, "tokens", "val-000000.bin"), tokens(20_000, 2))
     for recipe in RECIPES:
         with open(os.path.join(folder, recipe + ".json"), "w") as file:
-            json.dump(config(folder, recipe), file, indent=1)
+            json.dump(config(folder, recipe, threads), file, indent=1)
+    longer = config(folder, "bf16", threads)
+    longer["schedule"]["steps"] += RESUMED_STEPS
+    with open(os.path.join(folder, "resume.json"), "w") as file:
+        json.dump(longer, file, indent=1)
+
+
+def bench_config(folder, name):
+    """Writes the config of nibble-device-bench for one of MODELS."""
+    folder = os.path.abspath(folder)
+    if not os.path.isdir(os.path.join(folder, "tokens")):
+        write(folder)
+    model, seq, micro, whole, depths = MODELS[name]
+    made = config(folder, "bf16")
+    made["metadata"]["name"] = "bench-" + name.replace(".", "-").replace("_", "-")
+    made["model"] = model
+    made["data"]["seqLen"] = seq
+    made["schedule"].update(microBatch=micro, globalBatch=whole)
+    path = os.path.join(folder, "bench-%s.json" % name)
+    with open(path, "w") as file:
+        json.dump(made, file, indent=1)
+    return {"path": path, "model": model, "seq": seq, "depths": depths}
+
+
+def resumed(journal):
+    """Losses before and after a run was taken up again; raises where it was not."""
+    steps = {}
+    resumed_from = 0
+    with open(journal) as file:
+        for line in file:
+            record = json.loads(line)
+            if record.get("type") == "start":
+                resumed_from = record.get("resumedFromStep", 0)
+            if record.get("type") == "step":
+                steps[record["step"]] = record["loss"]
+    last = STEPS + RESUMED_STEPS
+    if resumed_from != STEPS or last not in steps:
+        raise ValueError("resumed from step %s, last step %s" % (resumed_from, max(steps)))
+    before, after = steps[STEPS], steps[last]
+    if abs(after - before) > 0.2 * before:
+        raise ValueError("loss %g at step %d, %g at step %d" % (before, STEPS, after, last))
+    return {"loss_before": before, "loss_after": after}
+
+
+def main():
+    write(sys.argv[1])
 
 
 if __name__ == "__main__":
