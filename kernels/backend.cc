@@ -118,4 +118,20 @@ Status Backend::QuantizeBoth(const Quant& first, const QuantizeContext& first_co
   return Quantize(second, second_context, x, second_out, {});
 }
 
+bool Backend::QuantizesInUpdate(const Quant&) const { return false; }
+
+Status Backend::AdamWQuantize(const AdamWParams& params, const Quant& quant,
+                              const QuantizeContext& context, ConstTensorView gradient,
+                              TensorView m, TensorView v, TensorView parameter,
+                              QuantizedTensor* out) {
+  RETURN_IF_ERROR(AdamW(params, gradient, m, v, parameter));
+  return Quantize(quant, context, parameter, out, {});
+}
+
+Result<double> Backend::ScaledSumOfSquares(std::span<const PendingFactor> pending,
+                                           ConstTensorView gradients) {
+  for (const PendingFactor& factor : pending) RETURN_IF_ERROR(DgeScale(factor));
+  return SumOfSquares(gradients);
+}
+
 }  // namespace nibble

@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -173,6 +174,14 @@ struct QuantizedGemmParams {
   Support path = Support::kFast;
 };
 
+// A gradient that has gathered its products and lacks the factor of its weight's estimator.
+struct PendingFactor {
+  WeightEstimator estimator;
+  ConstTensorView weight;
+  const QuantizedTensor* quantized = nullptr;  // codes of that weight
+  TensorView gradient;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -299,6 +308,9 @@ class Backend {
   virtual Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                                ConstTensorView weight, const QuantizedTensor& quantized,
                                TensorView gradient) = 0;
+  // gradient = 0 + gradient .* D, D as above: products gathered first, their factor once.
+  // INVALID_ARGUMENT for an estimator with a part through the scale's maximum, which is no factor.
+  virtual Status DgeScale(const PendingFactor& pending) = 0;
   // x (rows, cols of `quantized`) becomes 0 where the mask of `quantized` is 0. FAILED_PRECONDITION
   // without a mask.
   virtual Status ApplyMask(const QuantizedTensor& quantized, TensorView x) = 0;
@@ -325,7 +337,16 @@ class Backend {
   virtual Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m,
                        TensorView v, TensorView parameter) = 0;
 
-  // The same with a rounded state (arXiv 2310.18313): m and v decode to FP32, the update takes the
+  // AdamW, then Quantize of the new parameter, codes only. The bits of both calls, whose
+  // composition is the default. In one pass over memory where QuantizesInUpdate; elsewhere codes
+  // may as well be made when they are needed.
+  virtual bool QuantizesInUpdate(const Quant& quant) const;  // false by default
+  virtual Status AdamWQuantize(const AdamWParams& params, const Quant& quant,
+                               const QuantizeContext& context, ConstTensorView gradient,
+                               TensorView m, TensorView v, TensorView parameter,
+                               QuantizedTensor* out);
+
+  // AdamW with a rounded state (arXiv 2310.18313): m and v decode to FP32, the update takes the
   // new ones unrounded, then they are stored under new scales and the parameter, held as FP32
   // values, is rounded to the master format. kBf16Sr rounds to BF16 stochastically. kE4M3 and kF16
   // have one scale per tensor, the largest power of two that keeps its amax within 448 or 65504. m
@@ -352,6 +373,10 @@ class Backend {
   // ---------------------------
   virtual Result<double> Sum(ConstTensorView x) = 0;
   virtual Result<double> SumOfSquares(ConstTensorView x) = 0;
+  // DgeScale of all of `pending`, then SumOfSquares of `gradients`, in which their gradients lie
+  // one after another. Composed of both by default.
+  virtual Result<double> ScaledSumOfSquares(std::span<const PendingFactor> pending,
+                                            ConstTensorView gradients);
   // max |x|; NaN when an element is. UNIMPLEMENTED by default.
   virtual Result<float> AbsMax(ConstTensorView x);
 };

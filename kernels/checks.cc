@@ -2,6 +2,7 @@
 #include "kernels/checks.h"
 
 #include "base/strings.h"
+#include "kernels/backend.h"
 
 namespace nibble {
 
@@ -41,6 +42,12 @@ Status CheckMoments(const char* op, const ConstTensorView& m, const ConstTensorV
                 "step 1 or later",
                 op, static_cast<long long>(m.size()), static_cast<long long>(v.size()),
                 static_cast<long long>(step), static_cast<long long>(size)));
+}
+
+Status CheckIsFactor(const char* op, const PendingFactor& pending) {
+  if (pending.estimator.max_gradient == MaxGradient::kIgnore) return OkStatus();
+  return InvalidArgumentError(
+      StrFormat("%s: a gradient through the scale's maximum is no factor; use DgeAccumulate", op));
 }
 
 }  // namespace nibble

@@ -12,6 +12,8 @@
 
 namespace nibble {
 
+struct PendingFactor;
+
 // INVALID_ARGUMENT unless the view is of this shape with memory behind it; UNIMPLEMENTED for
 // another type. The message names the operation, the view and both shapes.
 Status CheckView(const char* op, const char* what, const ConstTensorView& view, int64_t rows,
@@ -22,5 +24,7 @@ Status CheckSameSize(const char* op, const char* what, const ConstTensorView& vi
 // Unless both moments, of any type, have as many elements and the step is 1 or later.
 Status CheckMoments(const char* op, const ConstTensorView& m, const ConstTensorView& v,
                     int64_t size, int64_t step);
+// Unless the estimator is a factor of each element, with no part through the scale's maximum.
+Status CheckIsFactor(const char* op, const PendingFactor& pending);
 
 }  // namespace nibble

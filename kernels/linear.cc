@@ -211,6 +211,22 @@ Status QuantizedLinear::PrepareWeightDgrad(const LinearStep& step, ConstTensorVi
   return OkStatus();
 }
 
+Result<bool> QuantizedLinear::Update(const LinearStep& step, const WeightUpdate& update,
+                                     uint64_t weight_version) {
+  const Backend& backend = workspace_.backend();
+  const TensorView& weight = update.weight;
+  // A decoded product wants more than codes.
+  if (!SlotOperand::QuantizesInUpdate(backend, recipe_) ||
+      !FormOf(backend, recipe_, kFprop, 0, weight.rows, weight.cols).on_codes) {
+    return false;
+  }
+  draw_ = dgrad_draw_ = {};
+  RETURN_IF_ERROR(weight_.MakeUpdating(workspace_, recipe_, layer_, step, update));
+  draw_ = {true, weight_version, step.seed, step.step, 0, step.advance_histories};
+  nonfinite_amax_ += weight_.nonfinite_amax();
+  return true;
+}
+
 Status QuantizedLinear::DecodeWeight(const LinearStep& step, LinearInput& input,
                                      ConstTensorView weight, uint64_t weight_version,
                                      TensorView out) {
@@ -288,12 +304,28 @@ Status QuantizedLinear::InputGradient(const ProductForm& form, SlotOperand& grad
   return accumulate ? backend.Axpy(1.0f, product, dx) : OkStatus();
 }
 
-Status QuantizedLinear::WeightGradient(const ProductForm& form, SlotOperand& gradient,
-                                       SlotOperand& input, ConstTensorView weight,
-                                       TensorView dweight) {
+// The codes of a stochastic or rotated weight, or one that follows the columns of X, change from
+// one micro-batch to the next, and their scales with them.
+bool QuantizedLinear::HasSharedFactor() const {
+  const WeightEstimator& estimator = recipe_.weight_estimator;
+  const Quant& quant = recipe_.slot(Slot::kWf);
+  return estimator.kind != Estimator::kSte && estimator.max_gradient == MaxGradient::kIgnore &&
+         !quant.stochastic() && quant.rotation.size == 0 && quant.split == Split::kNone;
+}
+
+std::optional<PendingFactor> QuantizedLinear::Pending(ConstTensorView weight,
+                                                      TensorView dweight) const {
+  if (!HasSharedFactor() || !weight_.made()) return std::nullopt;
+  return PendingFactor{recipe_.weight_estimator, weight, &weight_.codes(), dweight};
+}
+
+Status QuantizedLinear::WeightGradient(const LinearStep& step, const ProductForm& form,
+                                       SlotOperand& gradient, SlotOperand& input,
+                                       ConstTensorView weight, TensorView dweight) {
   const WeightEstimator& estimator = recipe_.weight_estimator;
   const bool estimated =
-      estimator.kind != Estimator::kSte || estimator.max_gradient != MaxGradient::kIgnore;
+      (estimator.kind != Estimator::kSte || estimator.max_gradient != MaxGradient::kIgnore) &&
+      !(step.defer_factor && HasSharedFactor());
   const bool rotated = FromForward(Slot::kXw);
   const bool pulled = weight_.NeedsPullBack(rotated);
   if (!estimated && !pulled) {
@@ -330,7 +362,7 @@ Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, Lin
     RETURN_IF_ERROR(InputGradient(dgrad, gd, *forward, accumulate_dx, dx));
   }
   SlotOperand& gw = recipe_.SharesCodes(Slot::kGw) ? gd : workspace_.gradient(Slot::kGw);
-  return WeightGradient(wgrad, gw, *x, weight, dweight);
+  return WeightGradient(step, wgrad, gw, *x, weight, dweight);
 }
 
 Result<LinearPaths> PathsOf(const Backend& backend, const LinearRecipe& recipe, int64_t tokens,

@@ -23,6 +23,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/status.h"
@@ -132,11 +133,21 @@ class QuantizedLinear {
                  uint64_t weight_version, TensorView y);
 
   // dx (T, K) = dY W, overwritten or accumulated; dx.data == nullptr skips it. dweight (N, K)
-  // accumulates dY^T X, times the DGE factor when the recipe has one. weight and version as in the
-  // Forward of this micro-batch. dy is borrowed and not changed.
+  // accumulates dY^T X, times the estimator's factor when the recipe has one and it is not
+  // deferred. weight and version as in the Forward of this micro-batch. dy is borrowed and not
+  // changed.
   Status Backward(const LinearStep& step, ConstTensorView dy, LinearInput& input,
                   ConstTensorView weight, uint64_t weight_version, TensorView dx,
                   bool accumulate_dx, TensorView dweight);
+
+  // The factor that Backward left out of `dweight` with LinearStep::defer_factor, until the weight
+  // changes; nothing for recipes whose factor is not the same in every micro-batch of an update, or
+  // that have none. Deferring changes no bit of one micro-batch's gradient.
+  std::optional<PendingFactor> Pending(ConstTensorView weight, TensorView dweight) const;
+
+  // Updates the weight and makes its codes for Forward in one pass, where the backend and the
+  // recipe let it: returns whether it has. `weight_version` is that of the new weight.
+  Result<bool> Update(const LinearStep& step, const WeightUpdate& update, uint64_t weight_version);
 
   // out (N, K) = what the quantized weight stands for in fprop, on the weight's own axes. Makes the
   // copy that the next Forward of this version uses.
@@ -184,8 +195,10 @@ class QuantizedLinear {
   Status PrepareGradients(const LinearStep& step, const ProductForm& dgrad,
                           const ProductForm& wgrad, const LinearInput& input, const SlotOperand& x,
                           ConstTensorView dy);
-  Status WeightGradient(const ProductForm& form, SlotOperand& gradient, SlotOperand& input,
-                        ConstTensorView weight, TensorView dweight);
+  Status WeightGradient(const LinearStep& step, const ProductForm& form, SlotOperand& gradient,
+                        SlotOperand& input, ConstTensorView weight, TensorView dweight);
+  // Whether the estimator is a factor that an update's micro-batches share.
+  bool HasSharedFactor() const;
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;

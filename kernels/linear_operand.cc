@@ -141,6 +141,26 @@ Status SlotOperand::MakeBoth(LinearWorkspace& workspace, const LinearRecipe& rec
                                           wgrad->context_, dy, &dgrad->codes_, &wgrad->codes_);
 }
 
+bool SlotOperand::QuantizesInUpdate(const Backend& backend, const LinearRecipe& recipe) {
+  const Quant quant = StoredQuant(recipe, Slot::kWf);
+  return quant.has_scale() && !quant.stochastic() && quant.rotation.size == 0 &&
+         quant.split == Split::kNone && !quant.has_history() && !quant.pre.enabled && !quant.fold &&
+         quant.fallback_error == 0 && !quant.alternatives.enabled() && !quant.recast_e4m3 &&
+         quant.mask == Mask::kNone && quant.smooth_max == 0 && quant.source == Source::kHp &&
+         backend.QuantizesInUpdate(quant);
+}
+
+Status SlotOperand::MakeUpdating(LinearWorkspace& workspace, const LinearRecipe& recipe,
+                                 uint32_t layer, const LinearStep& step,
+                                 const WeightUpdate& update) {
+  RETURN_IF_ERROR(
+      Prepare(workspace, recipe, Slot::kWf, layer, step, nullptr, update.weight, {layer, nullptr}));
+  splits_ = false;
+  split_.Clear();
+  return workspace.backend().AdamWQuantize(update.params, quant_, context_, update.gradient,
+                                           update.m, update.v, update.weight, &codes_);
+}
+
 Result<ConstTensorView> SlotOperand::Rotated(LinearWorkspace& workspace,
                                              ConstTensorView source) const {
   Backend& backend = workspace.backend();

@@ -39,6 +39,9 @@ struct LinearStep {
   // False in validation: past maxima give the scales that training would use now, and stay as they
   // are.
   bool advance_histories = true;
+  // True: Backward leaves weight gradients without their estimator's factor where it can come once,
+  // after the last micro-batch (QuantizedLinear::Pending).
+  bool defer_factor = false;
   // nullptr: the counter-based generator.
   const RandomReplay* replay = nullptr;
 };
@@ -48,6 +51,13 @@ struct OperandForms {
   bool codes = true;  // false: the operand is used at once, decoded, and dropped
   bool decoded = false;
   bool health = false;
+};
+
+// An update of a weight (N, K) that is still to be done. Views are borrowed.
+struct WeightUpdate {
+  AdamWParams params;
+  ConstTensorView gradient;
+  TensorView m, v, weight;
 };
 
 // What an operand depends on beyond its recipe and its source.
@@ -78,6 +88,14 @@ class SlotOperand {
                          const LinearStep& step, const SlotOperand& dgrad_fold,
                          const SlotOperand& wgrad_fold, ConstTensorView dy, SlotOperand* dgrad,
                          SlotOperand* wgrad);
+
+  // Wf of the weight that `update` leaves, which it does: as AdamW and Make, codes only, in one
+  // pass. Precondition: QuantizesInUpdate.
+  Status MakeUpdating(LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
+                      const LinearStep& step, const WeightUpdate& update);
+  // Whether Wf is a function of the weight alone, and the backend makes it while it updates the
+  // weight.
+  static bool QuantizesInUpdate(const Backend& backend, const LinearRecipe& recipe);
 
   bool made() const { return stamp_ != 0; }
   bool has_codes() const { return quant_.has_scale(); }

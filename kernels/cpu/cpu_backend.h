@@ -83,6 +83,7 @@ class CpuBackend final : public Backend {
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
                        TensorView gradient) override;
+  Status DgeScale(const PendingFactor& pending) override;
   Status ApplyMask(const QuantizedTensor& quantized, TensorView x) override;
   Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                        const QuantizedTensor& b, TensorView out) override;
@@ -124,10 +125,15 @@ class CpuBackend final : public Backend {
   Status SetScales(const QuantizeJob& job);
   Status PlaceResidual(const QuantizeJob& job, uint32_t residual_bits);
   Status EncodeRows(std::span<const QuantizeJob> jobs, ConstTensorView x);
-  // DgeAccumulate beyond the plain DGE with scales by tensor or row.
-  Status EstimateByGroups(const WeightEstimator& estimator, ConstTensorView wgrad,
-                          ConstTensorView weight, const QuantizedTensor& quantized,
-                          TensorView gradient);
+  // gradient = product * D, plus what it was when accumulating; product may be gradient. All
+  // estimators but their part through the scale's maximum.
+  Status ApplyEstimator(const WeightEstimator& estimator, bool accumulate, ConstTensorView product,
+                        ConstTensorView weight, const QuantizedTensor& quantized,
+                        TensorView gradient);
+  // The same beyond the plain DGE with scales by tensor or row.
+  void EstimateByGroups(const WeightEstimator& estimator, bool accumulate, ConstTensorView product,
+                        ConstTensorView weight, const QuantizedTensor& quantized,
+                        TensorView gradient);
   Status MaxGradientPart(const WeightEstimator& estimator, ConstTensorView wgrad,
                          ConstTensorView weight, const QuantizedTensor& quantized,
                          TensorView gradient);

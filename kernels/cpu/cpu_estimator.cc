@@ -121,9 +121,9 @@ Status CpuBackend::MaxGradientPart(const WeightEstimator& estimator, ConstTensor
   return OkStatus();
 }
 
-Status CpuBackend::EstimateByGroups(const WeightEstimator& estimator, ConstTensorView wgrad,
-                                    ConstTensorView weight, const QuantizedTensor& quantized,
-                                    TensorView gradient) {
+void CpuBackend::EstimateByGroups(const WeightEstimator& estimator, bool accumulate,
+                                  ConstTensorView product, ConstTensorView weight,
+                                  const QuantizedTensor& quantized, TensorView gradient) {
   const int64_t cols = quantized.cols;
   const bool divides = quantized.scale == ScaleRule::kQuest;
   pool_.RunRanges(
@@ -134,12 +134,11 @@ Status CpuBackend::EstimateByGroups(const WeightEstimator& estimator, ConstTenso
             const float enc = MultiplierOf(quantized, divides, GroupOf(quantized, row, col));
             const int64_t i = row * cols + col;
             const float y = SnapToE2M1Max(formats::RoundBf16(weight.f32()[i]) * enc);
-            gradient.f32()[i] += wgrad.f32()[i] * EstimatorDerivative(estimator, y);
+            const float before = accumulate ? gradient.f32()[i] : 0.0f;
+            gradient.f32()[i] = before + product.f32()[i] * EstimatorDerivative(estimator, y);
           }
         }
       });
-  if (estimator.max_gradient == MaxGradient::kIgnore) return OkStatus();
-  return MaxGradientPart(estimator, wgrad, weight, quantized, gradient);
 }
 
 Status CpuBackend::ApplyMask(const QuantizedTensor& quantized, TensorView x) {

@@ -74,33 +74,50 @@ Status CpuBackend::QuantizeBoth(const Quant& first, const QuantizeContext& first
   return RunJobs(jobs, x);
 }
 
-Status CpuBackend::DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
-                                 ConstTensorView weight, const QuantizedTensor& quantized,
-                                 TensorView gradient) {
-  RETURN_IF_ERROR(CheckView("DgeAccumulate", "wgrad", wgrad, quantized.rows, quantized.cols));
-  RETURN_IF_ERROR(CheckView("DgeAccumulate", "weight", weight, quantized.rows, quantized.cols));
-  RETURN_IF_ERROR(CheckView("DgeAccumulate", "gradient", gradient, quantized.rows, quantized.cols));
+Status CpuBackend::ApplyEstimator(const WeightEstimator& estimator, bool accumulate,
+                                  ConstTensorView product, ConstTensorView weight,
+                                  const QuantizedTensor& quantized, TensorView gradient) {
+  const char* const op = accumulate ? "DgeAccumulate" : "DgeScale";
+  RETURN_IF_ERROR(CheckView(op, "wgrad", product, quantized.rows, quantized.cols));
+  RETURN_IF_ERROR(CheckView(op, "weight", weight, quantized.rows, quantized.cols));
+  RETURN_IF_ERROR(CheckView(op, "gradient", gradient, quantized.rows, quantized.cols));
   const bool e2m1 = quantized.elem == Elem::kE2M1 || quantized.recast_enc != 0 ||
                     estimator.kind == Estimator::kSte;
   if (!e2m1 || !(estimator.k >= 1) || !(estimator.clip > 0)) {
     return InvalidArgumentError(
-        StrFormat("DgeAccumulate: weight format %s, k = %g, clip = %g; expected e2m1, k >= 1, "
-                  "clip > 0",
+        StrFormat("%s: weight format %s, k = %g, clip = %g; expected e2m1, k >= 1, clip > 0", op,
                   ElemName(quantized.elem).c_str(), estimator.k, estimator.clip));
   }
   const bool plain = estimator.dge() && !estimator.extrapolate &&
                      estimator.max_gradient == MaxGradient::kIgnore &&
                      (quantized.per_row() || quantized.block == Block::kTensor);
-  if (!plain) return EstimateByGroups(estimator, wgrad, weight, quantized, gradient);
+  if (!plain) {
+    EstimateByGroups(estimator, accumulate, product, weight, quantized, gradient);
+    return OkStatus();
+  }
   const int64_t cols = quantized.cols;
   pool_.RunRanges(quantized.rows, RowGrain(cols), [&](int64_t first, int64_t last, int) {
     for (int64_t row = first; row < last; ++row) {
       DgeSegment(1.0 / estimator.k, estimator.clip, Encs(quantized)[quantized.per_row() ? row : 0],
-                 wgrad.f32() + row * cols, weight.f32() + row * cols, gradient.f32() + row * cols,
-                 cols);
+                 accumulate, product.f32() + row * cols, weight.f32() + row * cols,
+                 gradient.f32() + row * cols, cols);
     }
   });
   return OkStatus();
+}
+
+Status CpuBackend::DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
+                                 ConstTensorView weight, const QuantizedTensor& quantized,
+                                 TensorView gradient) {
+  RETURN_IF_ERROR(ApplyEstimator(estimator, true, wgrad, weight, quantized, gradient));
+  if (estimator.max_gradient == MaxGradient::kIgnore) return OkStatus();
+  return MaxGradientPart(estimator, wgrad, weight, quantized, gradient);
+}
+
+Status CpuBackend::DgeScale(const PendingFactor& pending) {
+  RETURN_IF_ERROR(CheckIsFactor("DgeScale", pending));
+  return ApplyEstimator(pending.estimator, false, pending.gradient, pending.weight,
+                        *pending.quantized, pending.gradient);
 }
 
 }  // namespace nibble::cpu

@@ -132,7 +132,8 @@ NIBBLE_LOOP void KeysLoop(const float* x, uint16_t* keys, int64_t n) {
 }
 // DgeOfWeight in stages: one loop would be a chain of 40 dependent operations, too long for the
 // processor to overlap with the next.
-NIBBLE_LOOP void DgeLoop(const formats::DgeConstants& constants, float enc, const float* wgrad,
+template <bool kAccumulate>
+NIBBLE_LOOP void DgeLoop(const formats::DgeConstants& constants, float enc, const float* product,
                          const float* weight, float* gradient, int64_t n) {
   const formats::DgeConstants c = constants;
   float a[kSegment], offset[kSegment], whole[kSegment], part[kSegment];
@@ -148,7 +149,8 @@ NIBBLE_LOOP void DgeLoop(const formats::DgeConstants& constants, float enc, cons
   NIBBLE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float inside = formats::DgeClipped(c, {whole[i], part[i]});
-    gradient[i] += wgrad[i] * formats::DgeOfMagnitude(weight[i], a[i], inside);
+    const float before = kAccumulate ? gradient[i] : 0.0f;
+    gradient[i] = before + product[i] * formats::DgeOfMagnitude(weight[i], a[i], inside);
   }
 }
 
@@ -261,12 +263,18 @@ void UnfoldColumns(const float* fold, float* decoded, int64_t n) {
 
 void OrderKeys(const float* x, uint16_t* keys, int64_t n) { Cloned<KeysLoop>(x, keys, n); }
 
-void DgeSegment(double inverse_k, double clip, float enc, const float* wgrad, const float* weight,
-                float* gradient, int64_t n) {
+void DgeSegment(double inverse_k, double clip, float enc, bool accumulate, const float* product,
+                const float* weight, float* gradient, int64_t n) {
   const formats::DgeConstants constants(inverse_k, clip);
   for (int64_t first = 0; first < n; first += kSegment) {
     const int64_t count = n - first < kSegment ? n - first : kSegment;
-    Cloned<DgeLoop>(constants, enc, wgrad + first, weight + first, gradient + first, count);
+    if (accumulate) {
+      Cloned<DgeLoop<true>>(constants, enc, product + first, weight + first, gradient + first,
+                            count);
+    } else {
+      Cloned<DgeLoop<false>>(constants, enc, product + first, weight + first, gradient + first,
+                             count);
+    }
   }
 }
 

@@ -58,8 +58,9 @@ void UnfoldColumns(const float* fold, float* decoded, int64_t n);
 // Order-preserving keys of bf16(x).
 void OrderKeys(const float* x, uint16_t* keys, int64_t n);
 
-// gradient += wgrad * D(bf16(weight) * enc).
-void DgeSegment(double inverse_k, double clip, float enc, const float* wgrad, const float* weight,
-                float* gradient, int64_t n);
+// gradient = product * D(bf16(weight) * enc), plus what it was (else plus 0) when accumulating.
+// product may be gradient.
+void DgeSegment(double inverse_k, double clip, float enc, bool accumulate, const float* product,
+                const float* weight, float* gradient, int64_t n);
 
 }  // namespace nibble::cpu

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -100,6 +101,7 @@ class CudaBackend final : public Backend {
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
                        TensorView gradient) override;
+  Status DgeScale(const PendingFactor& pending) override;
   Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                        const QuantizedTensor& b, TensorView out) override;
   Status ApplyMask(const QuantizedTensor& quantized, TensorView x) override;
@@ -109,6 +111,10 @@ class CudaBackend final : public Backend {
                                            ConstTensorView decoded) override;
   Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
                TensorView parameter) override;
+  bool QuantizesInUpdate(const Quant& quant) const override;
+  Status AdamWQuantize(const AdamWParams& params, const Quant& quant,
+                       const QuantizeContext& context, ConstTensorView gradient, TensorView m,
+                       TensorView v, TensorView parameter, QuantizedTensor* out) override;
   Status AddPath(ConstTensorView x, TensorView previous, TensorView path) override;
   Result<int64_t> ResetOscillating(float ratio, ConstTensorView path,
                                    ConstTensorView quantized_path, ConstTensorView quantized,
@@ -120,6 +126,8 @@ class CudaBackend final : public Backend {
   Result<float> AbsMax(ConstTensorView x) override;
   Result<double> Sum(ConstTensorView x) override;
   Result<double> SumOfSquares(ConstTensorView x) override;
+  Result<double> ScaledSumOfSquares(std::span<const PendingFactor> pending,
+                                    ConstTensorView gradients) override;
 
  private:
   explicit CudaBackend(int device, const BackendOptions& options);
@@ -163,6 +171,9 @@ class CudaBackend final : public Backend {
                        ConstTensorView k, ConstTensorView v, ConstTensorView lse,
                        const float* delta, TensorView dq, TensorView dk, TensorView dv);
   Result<double> Reduce(ConstTensorView x, bool squared);
+  Result<double> SumPartials(int64_t count);
+  // gradient = product .* D, plus what it was when accumulating; estimate.cu.
+  Status ApplyEstimator(const PendingFactor& pending, bool accumulate, ConstTensorView product);
   Status OccBounds(const Quant& quant, ConstTensorView x, RowStats* stats);
   Status PrepareFold(const QuantizeContext& context, ConstTensorView x, bool clamped,
                      QuantizedTensor* out);

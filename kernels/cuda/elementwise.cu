@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Fill, sums, scaling, BF16 rounding, SwiGLU, AdamW: one thread per element, no shared state.
-#include "base/strings.h"
+// Fill, sums, scaling, BF16 rounding, SwiGLU: one thread per element, no shared state.
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/elementwise_ops.cuh"
@@ -54,25 +53,6 @@ Status CudaBackend::SwiGluBackward(ConstTensorView dout, ConstTensorView gate, C
   RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "dup", dup, dgate.size()));
   return ForEach(stream_, "SwiGluBackward", dgate.size(),
                  SwiGluBackwardOp{dout.f32(), gate.f32(), up.f32(), dgate.f32(), dup.f32()});
-}
-
-Status CudaBackend::AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m,
-                          TensorView v, TensorView parameter) {
-  const int64_t size = parameter.size();
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "gradient", gradient, size));
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "m", m, size));
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "v", v, size));
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "parameter", parameter, size));
-  if (params.step < 1) {
-    return InvalidArgumentError(StrFormat("AdamW: step %lld; the first update is step 1",
-                                          static_cast<long long>(params.step)));
-  }
-  AdamWOp op = AdamWOpOf(params);
-  op.gradient = gradient.f32();
-  op.m = m.f32();
-  op.v = v.f32();
-  op.parameter = parameter.f32();
-  return ForEach(stream_, "AdamW", size, op);
 }
 
 }  // namespace nibble::cuda

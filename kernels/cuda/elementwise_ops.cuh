@@ -68,15 +68,22 @@ struct AdamWOp {
   float inverse_correction1, inverse_correction2, epsilon, learning_rate, decay;
   const float* gradient;
   float *m, *v, *parameter;
+
+  // The new parameter; the moments are replaced.
+  __device__ float Update(float g, float* first, float* second, float old) const {
+    g = g * gradient_scale;
+    *first = beta1 * *first + one_minus_beta1 * g;
+    *second = beta2 * *second + one_minus_beta2 * (g * g);
+    const float root = sqrtf(*second * inverse_correction2) + epsilon;
+    const float decayed = old - decay * old;
+    return decayed - learning_rate * ((*first * inverse_correction1) / root);
+  }
   __device__ void operator()(int64_t i) const {
-    const float g = gradient[i] * gradient_scale;
-    const float first = beta1 * m[i] + one_minus_beta1 * g;
-    const float second = beta2 * v[i] + one_minus_beta2 * (g * g);
+    float first = m[i], second = v[i];
+    const float updated = Update(gradient[i], &first, &second, parameter[i]);
     m[i] = first;
     v[i] = second;
-    const float root = sqrtf(second * inverse_correction2) + epsilon;
-    const float decayed = parameter[i] - decay * parameter[i];
-    parameter[i] = decayed - learning_rate * ((first * inverse_correction1) / root);
+    parameter[i] = updated;
   }
 };
 

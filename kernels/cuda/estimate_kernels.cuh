@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Kernels of the weight estimators and of quantization health.
+// Kernels of the weight estimators, of the gradient norm that completes their gradients, and of
+// quantization health.
 //
 // Thread-safety: kernels, ordered by their stream.
 #pragma once
 
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/four.cuh"
 #include "kernels/cuda/group_parts.cuh"
 #include "kernels/cuda/quantize_parts.cuh"
 #include "kernels/estimator_rules.h"
+#include "kernels/formats/dge.h"
 #include "kernels/health.h"
 
 namespace nibble::cuda {
@@ -34,18 +37,85 @@ inline ScalePlace ScalePlaceOf(const QuantizedTensor& x) {
   return {AxisOf(x), grouped, grouped ? GroupLayoutOf(x) : GroupLayout{}};
 }
 
-// gradient += wgrad * D(bf16(weight) * enc).
+// gradient = product * D(bf16(weight) * enc), plus what it was (else plus 0) when accumulating;
+// product may be gradient.
 struct EstimateOp {
   WeightEstimator estimator;
   ScalePlace place;
+  bool accumulate;
   int64_t cols;
-  const float *wgrad, *weight, *enc;
+  const float *product, *weight, *enc;
   float* gradient;
   __device__ void operator()(int64_t i) const {
     const float scaled = formats::RoundBf16(weight[i]) * enc[place.Of(i / cols, i % cols)];
-    gradient[i] += wgrad[i] * EstimatorDerivative(estimator, SnapToE2M1Max(scaled));
+    const float factor = EstimatorDerivative(estimator, SnapToE2M1Max(scaled));
+    gradient[i] = (accumulate ? gradient[i] : 0.0f) + product[i] * factor;
   }
 };
+
+// The same for the plain DGE and scales by tensor or row.
+struct DgeOp {
+  double inverse_k, clip;
+  int64_t cols;
+  bool per_row, accumulate;
+  const float *product, *weight, *enc;
+  float* gradient;
+  __device__ void operator()(int64_t i) const {
+    const float factor =
+        formats::DgeOfWeight({inverse_k, clip}, weight[i], enc[per_row ? i / cols : 0]);
+    gradient[i] = (accumulate ? gradient[i] : 0.0f) + product[i] * factor;
+  }
+};
+
+inline constexpr int kSquareBlocks = 1024;  // fixed: so is the order of the sums
+
+// DgeOp in place, not accumulating, and the sums of the new squares added to partials by block: 8
+// bytes read and 4 written per element. Rows by block, at most kSquareBlocks. kFour: rows are whole
+// fours.
+struct DgeSquaresTask {
+  double inverse_k, clip;
+  int64_t rows, cols;
+  bool per_row;
+  const float *weight, *enc;
+  float* gradient;
+  double* partials;
+};
+template <bool kFour>
+__global__ void DgeSquaresKernel(DgeSquaresTask t) {
+  const formats::DgeConstants constants(t.inverse_k, t.clip);
+  double sum = 0;
+  for (int64_t row = blockIdx.x; row < t.rows; row += gridDim.x) {
+    const float enc = t.enc[t.per_row ? row : 0];
+    for (int64_t col = 4 * static_cast<int64_t>(threadIdx.x); col < t.cols; col += 4 * kThreads) {
+      const int64_t at = row * t.cols + col;
+      const int64_t live = t.cols - col;
+      const auto weight = LoadSome<kFour>(t.weight + at, live);
+      auto gradient = LoadSome<kFour>(t.gradient + at, live);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float factor = formats::DgeOfWeight(constants, weight.x[k], enc);
+        const float value = kFour || k < live ? 0.0f + gradient.x[k] * factor : 0.0f;
+        gradient.x[k] = value;
+        sum += static_cast<double>(value) * static_cast<double>(value);
+      }
+      StoreSome<kFour>(gradient, live, t.gradient + at);
+    }
+  }
+  const double total = BlockSum(sum);
+  if (threadIdx.x == 0) t.partials[blockIdx.x] += total;
+}
+
+// Adds the squares of x to partials by block; at most kSquareBlocks.
+__global__ void SquaresKernel(const float* x, int64_t n, double* partials) {
+  double sum = 0;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
+    const double value = static_cast<double>(x[i]);
+    sum += value * value;
+  }
+  const double total = BlockSum(sum);
+  if (threadIdx.x == 0) partials[blockIdx.x] += total;
+}
 
 struct HealthSums {
   double xx, qq, xq, error;

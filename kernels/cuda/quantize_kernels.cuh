@@ -88,22 +88,6 @@ __global__ void MeasureColumnsKernel(const float* x, Fold fold, const RowStats* 
   atomicMax(&columns[col], amax);  // of bits: the order does not matter
 }
 
-__device__ inline float EncOf(ScaleRule rule, float max, uint32_t amax_bits) {
-  const float amax = formats::BitsFloat(amax_bits);
-  switch (rule) {
-    case ScaleRule::kF32:
-      return formats::ScaleF32(amax, max);
-    case ScaleRule::kP2:
-      return formats::ScaleP2(amax, max);
-    case ScaleRule::kCurrent:
-      return formats::ScaleCurrent(amax, max, false);
-    case ScaleRule::kCurrentP2:
-      return formats::ScaleCurrent(amax, max, true);
-    default:
-      return 1.0f;
-  }
-}
-
 struct ScaleTask {
   ScaleRule rule;
   float max;

@@ -8,6 +8,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/formats/bits.h"
+#include "kernels/formats/scales.h"
 
 namespace nibble::cuda {
 
@@ -50,6 +51,23 @@ inline Fold FoldOf(const QuantizedTensor& x) {
 
 __device__ inline float EncAt(ScaleAxis axis, const float* enc, int64_t row, int64_t col) {
   return enc[axis == ScaleAxis::kTensor ? 0 : (axis == ScaleAxis::kRow ? row : col)];
+}
+
+// The multiplier of a group whose amax has these bits.
+__device__ inline float EncOf(ScaleRule rule, float max, uint32_t amax_bits) {
+  const float amax = formats::BitsFloat(amax_bits);
+  switch (rule) {
+    case ScaleRule::kF32:
+      return formats::ScaleF32(amax, max);
+    case ScaleRule::kP2:
+      return formats::ScaleP2(amax, max);
+    case ScaleRule::kCurrent:
+      return formats::ScaleCurrent(amax, max, false);
+    case ScaleRule::kCurrentP2:
+      return formats::ScaleCurrent(amax, max, true);
+    default:
+      return 1.0f;
+  }
 }
 
 }  // namespace nibble::cuda

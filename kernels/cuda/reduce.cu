@@ -38,8 +38,13 @@ Result<double> CudaBackend::Reduce(ConstTensorView x, bool squared) {
   SumKernel<<<static_cast<unsigned>(chunks), kThreads, 0, stream_>>>(
       x.f32(), x.size(), squared, static_cast<double*>(reduce_partials_.data()));
   RETURN_IF_ERROR(LaunchStatus(op));
-  std::vector<double> host(static_cast<size_t>(chunks));
-  RETURN_IF_ERROR(CopyOut(host.data(), reduce_partials_.data(), chunks * 8));
+  return SumPartials(chunks);
+}
+
+// Of reduce_partials_; waits.
+Result<double> CudaBackend::SumPartials(int64_t count) {
+  std::vector<double> host(static_cast<size_t>(count));
+  RETURN_IF_ERROR(CopyOut(host.data(), reduce_partials_.data(), count * 8));
   double total = 0;
   for (const double partial : host) total += partial;
   return total;

@@ -268,11 +268,81 @@ TEST(EmulatedEstimator, EqualsTheCpuBitForBit) {
                                      {weight.data(), kRows, kCols}, q,
                                      {expected.data(), kRows, kCols})
                       .ok());
-      const EstimateOp op{estimator,    ScalePlaceOf(q), kCols,
-                          wgrad.data(), weight.data(),   static_cast<const float*>(q.enc.data()),
-                          got.data()};
+      EstimateOp op{estimator,
+                    ScalePlaceOf(q),
+                    true,
+                    kCols,
+                    wgrad.data(),
+                    weight.data(),
+                    static_cast<const float*>(q.enc.data()),
+                    got.data()};
       for (int64_t i = 0; i < kRows * kCols; ++i) op(i);
       ExpectSameFloats(got, expected, "gradient");
+      // In place.
+      expected = got = wgrad;
+      ASSERT_TRUE(
+          cpu->DgeScale(
+                 {estimator, {weight.data(), kRows, kCols}, &q, {expected.data(), kRows, kCols}})
+              .ok());
+      op.accumulate = false;
+      op.product = got.data();
+      for (int64_t i = 0; i < kRows * kCols; ++i) op(i);
+      ExpectSameFloats(got, expected, "scaled gradient");
+    }
+  }
+}
+
+// Odd sizes, a scale per row and per tensor, weights and gradients that are not finite.
+TEST(EmulatedEstimator, CompletesGradientsToTheCpusBitsAndSumsTheirSquares) {
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
+  constexpr int64_t kRows = 37;
+  for (const int64_t cols : {int64_t{1}, int64_t{30}, int64_t{4 * kThreads + 12}}) {
+    for (const bool bad : {false, true}) {
+      std::vector<float> weight = Source(kRows * cols, 2), gradient = Source(kRows * cols, 3);
+      if (bad) {
+        weight[5] = NAN;
+        gradient[7] = -INFINITY;
+      }
+      for (const Block block : {Block::kToken, Block::kTensor}) {
+        QuantizedTensor q;
+        ASSERT_TRUE(cpu->Quantize(GroupQuant(Elem::kE2M1, block, 0, ScaleRule::kF32, 6), {},
+                                  {weight.data(), kRows, cols}, &q, {})
+                        .ok());
+        WeightEstimator estimator;
+        estimator.kind = Estimator::kDge;
+        std::vector<float> expected = gradient, got = gradient, each = gradient;
+        ASSERT_TRUE(
+            cpu->DgeScale(
+                   {estimator, {weight.data(), kRows, cols}, &q, {expected.data(), kRows, cols}})
+                .ok());
+        std::vector<double> partials(9, 0.25);
+        const auto* enc = static_cast<const float*>(q.enc.data());
+        DgeSquaresTask task{1.0 / estimator.k, estimator.clip, kRows, cols,
+                            q.per_row(),       weight.data(),  enc,   got.data(),
+                            partials.data()};
+        const bool four = cols % 4 == 0;
+        Emulator::Get().Launch({9}, kThreads, 0, FiberOrder::kBackwards, [&] {
+          four ? DgeSquaresKernel<true>(task) : DgeSquaresKernel<false>(task);
+        });
+        ExpectSameFloats(got, expected, "completed gradient");
+        const DgeOp op{1.0 / estimator.k, estimator.clip, cols, q.per_row(), false,
+                       each.data(),       weight.data(),  enc,  each.data()};
+        for (int64_t i = 0; i < kRows * cols; ++i) op(i);
+        ExpectSameFloats(each, expected, "completed by element");
+        double sum = 0;
+        for (const double partial : partials) sum += partial - 0.25;
+        const double norm = *cpu->SumOfSquares({expected.data(), kRows, cols});
+        if (bad) {
+          EXPECT_FALSE(std::isfinite(sum));
+          continue;
+        }
+        EXPECT_NEAR(sum, norm, 1e-12 * (1 + norm));
+        Emulator::Get().Launch({9}, kThreads, 0, FiberOrder::kForwards,
+                               [&] { SquaresKernel(got.data(), kRows * cols, partials.data()); });
+        double both = 0;
+        for (const double partial : partials) both += partial - 0.25;
+        EXPECT_NEAR(both, 2 * norm, 1e-12 * (1 + norm));
+      }
     }
   }
 }

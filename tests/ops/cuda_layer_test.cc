@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What lies between a layer's products, emulated: elementwise operations, RMSNorm's backward,
-// rotations of positions, the embedding's gradient, AdamW.
+// rotations of positions, the embedding's gradient, AdamW alone and with the codes of the new
+// weight.
 #include "tests/ops/cuda_emulator.h"
 // The emulator first: it is what the kernels see of CUDA.
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/adamw_kernels.cuh"
 #include "kernels/cuda/elementwise_ops.cuh"
 #include "kernels/cuda/embedding_kernels.cuh"
 #include "kernels/cuda/norm_kernels.cuh"
@@ -45,6 +48,14 @@ class EmulatedLayer : public testing::Test {
       ASSERT_NEAR(got[i], expected[i], tolerance * (1 + std::fabs(expected[i]))) << i;
     }
   }
+  // Of numbers; any NaN is as good as another.
+  static void ExpectSameBits(const std::vector<float>& got, const std::vector<float>& expected) {
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (std::isnan(got[i]) && std::isnan(expected[i])) continue;
+      ASSERT_EQ(formats::FloatBits(got[i]), formats::FloatBits(expected[i])) << i;
+    }
+  }
   std::unique_ptr<Backend> cpu_ = *MakeBackend("cpu", {1, 0});
 };
 
@@ -67,6 +78,77 @@ TEST_F(EmulatedLayer, AdamWGivesTheBitsOfTheCpu) {
   EXPECT_EQ(other_m, m);
   EXPECT_EQ(other_v, v);
   EXPECT_EQ(other_p, p);
+}
+
+// Rows within and beyond shared memory, whole fours and not, gradients and weights that are not
+// finite, a row of zeros; three updates, the last in another order of threads.
+TEST_F(EmulatedLayer, AdamWWithCodesGivesTheBitsOfAdamWAndQuantize) {
+  constexpr int64_t kRows = 5;
+  struct Case {
+    Elem elem;
+    ScaleRule scale;
+    float max;
+    int64_t cols;
+  };
+  for (const Case& c : {Case{Elem::kE2M1, ScaleRule::kF32, 6, 1},
+                        {Elem::kE2M1, ScaleRule::kP2, 6, 7},
+                        {Elem::kE2M1, ScaleRule::kF32, 6, 36},
+                        {Elem::kE2M1, ScaleRule::kF32, 6, 1030},
+                        {Elem::kE4M3, ScaleRule::kF32, 448, 33},
+                        {Elem::kE4M3, ScaleRule::kCurrent, 448, 2052},
+                        {Elem::kE2M1, ScaleRule::kF32, 6, kUpdateHeld + 70},
+                        {Elem::kE2M1, ScaleRule::kF32, 6, kUpdateHeld + 1028}}) {
+    Quant quant;
+    quant.elem = c.elem;
+    quant.block = Block::kToken;
+    quant.scale = c.scale;
+    quant.scale_max = c.max;
+    ASSERT_TRUE(UpdatesByRow(quant));
+    std::vector<float> g = Source(kRows * c.cols, 1), p = Source(kRows * c.cols, 2);
+    for (int64_t i = 0; i < c.cols; ++i) g[static_cast<size_t>(i)] = p[static_cast<size_t>(i)] = 0;
+    g[static_cast<size_t>(c.cols)] = NAN;
+    p[static_cast<size_t>(2 * c.cols)] = -INFINITY;
+    std::vector<float> m(p.size(), 0), v = m, other_m = m, other_v = v, other_p = p;
+    QuantizedTensor expected;
+    for (int64_t step = 1; step <= 3; ++step) {
+      AdamWParams params;
+      params.step = step;
+      params.learning_rate = 0.03f;
+      params.gradient_scale = 0.7f;
+      ASSERT_TRUE(cpu_->AdamWQuantize(params, quant, {}, View(g, kRows), View(m, kRows),
+                                      View(v, kRows), View(p, kRows), &expected)
+                      .ok());
+      const auto* expected_enc = static_cast<const float*>(expected.enc.data());
+      const auto* expected_codes = static_cast<const uint8_t*>(expected.codes.data());
+      const int64_t bytes = kRows * expected.code_row_bytes();
+      std::vector<float> enc(kRows);
+      std::vector<uint8_t> codes(static_cast<size_t>(bytes), 0xEE);
+      int32_t nonfinite = 0;
+      AdamWRowsTask task{AdamWOpOf(params), kRows, c.cols,     expected.code_row_bytes(),
+                         c.scale,           c.max, enc.data(), codes.data(),
+                         &nonfinite};
+      task.update.gradient = g.data();
+      task.update.m = other_m.data();
+      task.update.v = other_v.data();
+      task.update.parameter = other_p.data();
+      const bool four = InFours(c.cols, {});
+      const bool fp4 = c.elem == Elem::kE2M1;
+      Emulator::Get().Launch({2}, kThreads, 0,
+                             step < 3 ? FiberOrder::kForwards : FiberOrder::kBackwards, [&] {
+                               if (fp4 && four) AdamWRowsKernel<Elem::kE2M1, true>(task);
+                               if (fp4 && !four) AdamWRowsKernel<Elem::kE2M1, false>(task);
+                               if (!fp4 && four) AdamWRowsKernel<Elem::kE4M3, true>(task);
+                               if (!fp4 && !four) AdamWRowsKernel<Elem::kE4M3, false>(task);
+                             });
+      EXPECT_EQ(codes, std::vector<uint8_t>(expected_codes, expected_codes + bytes)) << c.cols;
+      EXPECT_EQ(std::memcmp(enc.data(), expected_enc, kRows * sizeof(float)), 0) << c.cols;
+      EXPECT_EQ(nonfinite, expected.nonfinite_amax);
+      EXPECT_GE(nonfinite, 2);
+      ExpectSameBits(other_m, m);
+      ExpectSameBits(other_v, v);
+      ExpectSameBits(other_p, p);
+    }
+  }
 }
 
 TEST_F(EmulatedLayer, SumsAndRoundingGiveTheBitsOfTheCpu) {

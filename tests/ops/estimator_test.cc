@@ -3,6 +3,7 @@
 // Gradients through the weight quantizer: surrogate derivatives and the scale's maximum.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -104,6 +105,74 @@ TEST_F(Estimators, EverySurrogateForEveryLayoutOfScales) {
       }
     }
   }
+}
+
+// Products gathered in a gradient that began at 0, and their factor in place: the bits of the
+// products one by one, signs of zeros included.
+TEST_F(Estimators, AFactorThatComesLateGivesTheSameBits) {
+  wgrad_[3] = -0.0f;
+  wgrad_[4] = 0.0f;
+  wgrad_[5] = -1e-45f;  // the product rounds to -0
+  wgrad_[6] = INFINITY;
+  weight_[7] = 0.0f;
+  for (const bool bad : {false, true}) {
+    if (bad) weight_[50] = NAN;
+    for (const Estimator kind : {Estimator::kSte, Estimator::kDge, Estimator::kPower,
+                                 Estimator::kSpline, Estimator::kSigmoid}) {
+      for (const bool extrapolate : {false, true}) {
+        WeightEstimator estimator;
+        estimator.kind = kind;
+        estimator.extrapolate = extrapolate;
+        for (const Quant& quant : {Absmax(Block::kTensor, 0), Absmax(Block::kOutputChannel, 0),
+                                   Absmax(Block::kInputChannel, 0), Absmax(Block::kGroup, 16),
+                                   Absmax(Block::kTile, 16)}) {
+          const Values expected = Gradient(estimator, quant);
+          Values got(wgrad_.size(), 0.0f);
+          for (size_t i = 0; i < got.size(); ++i) got[i] += wgrad_[i];
+          const PendingFactor pending{
+              estimator, {weight_.data(), kRows, kCols}, &quantized_, {got.data(), kRows, kCols}};
+          ASSERT_TRUE(backend_->DgeScale(pending).ok());
+          for (size_t i = 0; i < got.size(); ++i) {
+            if (std::isnan(expected[i]) && std::isnan(got[i])) continue;
+            ASSERT_EQ(formats::FloatBits(got[i]), formats::FloatBits(expected[i])) << i;
+          }
+        }
+      }
+    }
+  }
+  WeightEstimator estimator;
+  estimator.kind = Estimator::kDge;
+  estimator.max_gradient = MaxGradient::kAbsmax;
+  EXPECT_EQ(backend_
+                ->DgeScale({estimator,
+                            {weight_.data(), kRows, kCols},
+                            &quantized_,
+                            {wgrad_.data(), kRows, kCols}})
+                .code(),
+            StatusCode::kInvalidArgument);
+}
+
+TEST_F(Estimators, TheSumOfSquaresIsOfCompletedGradients) {
+  WeightEstimator estimator;
+  estimator.kind = Estimator::kDge;
+  const Quant quant = Absmax(Block::kOutputChannel, 0);
+  const Values factored = Gradient(estimator, quant);
+  // Two tensors with a factor between and beside values without.
+  constexpr size_t kGap = 7;
+  Values all(3 * kGap + 2 * factored.size(), 0.5f), expected = all;
+  std::vector<PendingFactor> pending;
+  for (size_t i = 0; i < 2; ++i) {
+    const size_t at = kGap + i * (factored.size() + kGap);
+    std::copy(wgrad_.begin(), wgrad_.end(), all.begin() + static_cast<std::ptrdiff_t>(at));
+    std::copy(factored.begin(), factored.end(), expected.begin() + static_cast<std::ptrdiff_t>(at));
+    pending.push_back(
+        {estimator, {weight_.data(), kRows, kCols}, &quantized_, {all.data() + at, kRows, kCols}});
+  }
+  const ConstTensorView view(all.data(), 1, static_cast<int64_t>(all.size()));
+  const Result<double> got = backend_->ScaledSumOfSquares(pending, view);
+  ASSERT_TRUE(got.ok()) << got.status().ToString();
+  EXPECT_EQ(all, expected);
+  EXPECT_EQ(*got, *backend_->SumOfSquares({expected.data(), 1, view.cols}));
 }
 
 // The surrogates' definitions, written out: the study's power form, the slope of 40 points, a sum

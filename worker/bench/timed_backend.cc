@@ -165,6 +165,10 @@ Status TimedBackend::DgeAccumulate(const WeightEstimator& estimator, ConstTensor
               [&] { return inner_.DgeAccumulate(estimator, wgrad, weight, quantized, gradient); });
 }
 
+Status TimedBackend::DgeScale(const PendingFactor& pending) {
+  return Time("dge", [&] { return inner_.DgeScale(pending); });
+}
+
 Status TimedBackend::QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                                    const QuantizedTensor& b, TensorView out) {
   return Time("quantized_gemm", [&] { return inner_.QuantizedGemm(params, a, b, out); });
@@ -188,6 +192,15 @@ Result<QuantizationHealth> TimedBackend::MeasureHealth(ConstTensorView x,
 Status TimedBackend::AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m,
                            TensorView v, TensorView parameter) {
   return Time("adamw", [&] { return inner_.AdamW(params, gradient, m, v, parameter); });
+}
+
+Status TimedBackend::AdamWQuantize(const AdamWParams& params, const Quant& quant,
+                                   const QuantizeContext& context, ConstTensorView gradient,
+                                   TensorView m, TensorView v, TensorView parameter,
+                                   QuantizedTensor* out) {
+  return Time("adamw_quantize", [&] {
+    return inner_.AdamWQuantize(params, quant, context, gradient, m, v, parameter, out);
+  });
 }
 
 Status TimedBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
@@ -220,6 +233,12 @@ Result<float> TimedBackend::AbsMax(ConstTensorView x) {
 
 Result<double> TimedBackend::Sum(ConstTensorView x) {
   return Time("reduction", [&] { return inner_.Sum(x); });
+}
+
+Result<double> TimedBackend::ScaledSumOfSquares(std::span<const PendingFactor> pending,
+                                                ConstTensorView gradients) {
+  return Time(pending.empty() ? "reduction" : "dge",
+              [&] { return inner_.ScaledSumOfSquares(pending, gradients); });
 }
 
 Result<double> TimedBackend::SumOfSquares(ConstTensorView x) {

@@ -8,6 +8,7 @@
 // outlive it; memory is the inner backend's.
 #pragma once
 
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -82,6 +83,7 @@ class TimedBackend : public Backend {
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,
                        TensorView gradient) override;
+  Status DgeScale(const PendingFactor& pending) override;
   Status ApplyMask(const QuantizedTensor& quantized, TensorView x) override;
   Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                        const QuantizedTensor& b, TensorView out) override;
@@ -91,6 +93,12 @@ class TimedBackend : public Backend {
                                            ConstTensorView decoded) override;
   Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
                TensorView parameter) override;
+  bool QuantizesInUpdate(const Quant& quant) const override {
+    return inner_.QuantizesInUpdate(quant);
+  }
+  Status AdamWQuantize(const AdamWParams& params, const Quant& quant,
+                       const QuantizeContext& context, ConstTensorView gradient, TensorView m,
+                       TensorView v, TensorView parameter, QuantizedTensor* out) override;
   Status RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
                       ConstTensorView gradient, TensorView m, TensorView v, TensorView parameter,
                       StateScales* scales) override;
@@ -102,6 +110,8 @@ class TimedBackend : public Backend {
   Result<float> AbsMax(ConstTensorView x) override;
   Result<double> Sum(ConstTensorView x) override;
   Result<double> SumOfSquares(ConstTensorView x) override;
+  Result<double> ScaledSumOfSquares(std::span<const PendingFactor> pending,
+                                    ConstTensorView gradients) override;
 
  protected:
   // Around every call that works on memory.

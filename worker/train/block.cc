@@ -136,6 +136,21 @@ Status TransformerBlock::ProjectBackward(const BlockPass& pass, BlockParameter w
                                 dx, accumulate_dx, gradient(which));
 }
 
+void TransformerBlock::AddPending(std::vector<PendingFactor>* pending) const {
+  for (const BlockParameter which : kLinears) {
+    const auto factor = linears_[LinearIndex(which)].Pending(weight(which), gradient(which));
+    if (factor) pending->push_back(*factor);
+  }
+}
+
+Result<bool> TransformerBlock::Update(const BlockPass& pass, BlockParameter which,
+                                      const AdamWParams& params,
+                                      const Parameters::Moments& moments) {
+  return linear(which).Update(
+      pass.step, {params, gradient(which), moments.first, moments.second, weight(which)},
+      pass.weight_version);
+}
+
 Status TransformerBlock::DecodeWeight(const BlockPass& pass, LinearKind kind, TensorView out) {
   const auto index = static_cast<size_t>(kind);
   return linears_[index].DecodeWeight(pass.step, inputs_[input_index_[index]],

@@ -74,6 +74,14 @@ class TransformerBlock {
   // gradients accumulate. Overwrites views.gate and views.up.
   Status Backward(const BlockPass& pass, const GradientViews& gradients);
 
+  // Adds the factors that Backward has left out (LinearStep::defer_factor).
+  void AddPending(std::vector<PendingFactor>* pending) const;
+
+  // Whether the layer has taken the update of its weight over; pass.weight_version is that of the
+  // new weight.
+  Result<bool> Update(const BlockPass& pass, BlockParameter which, const AdamWParams& params,
+                      const Parameters::Moments& moments);
+
   // out = the layer's weight as its forward pass sees it, on its own axes.
   Status DecodeWeight(const BlockPass& pass, LinearKind kind, TensorView out);
 

@@ -180,6 +180,22 @@ Result<double> Model::ForwardBackward(const LinearStep& step, const Batch& batch
   return backend_.Sum(losses_);
 }
 
+void Model::PendingFactors(std::vector<PendingFactor>* pending) const {
+  pending->clear();
+  for (const TransformerBlock& block : blocks_) block.AddPending(pending);
+}
+
+Result<bool> Model::UpdateWeight(const LinearStep& next, size_t parameter,
+                                 const AdamWParams& params, const Parameters::Moments& moments) {
+  const ParameterInfo& info = parameters_.list()[parameter];
+  if (info.layer < 0 || info.is_norm) return false;
+  const size_t first = parameters_.IndexOf(info.layer, static_cast<BlockParameter>(0));
+  BlockPass pass = PassFor(next, info.layer);
+  ++pass.weight_version;
+  return blocks_[static_cast<size_t>(info.layer)].Update(
+      pass, static_cast<BlockParameter>(parameter - first), params, moments);
+}
+
 bool Model::QuantizesWeight(int64_t layer, LinearKind kind) const {
   const auto& linears = blocks_[static_cast<size_t>(layer)].linears();
   return linears[static_cast<size_t>(kind)].recipe().slot(Slot::kWf).has_scale();

@@ -53,6 +53,16 @@ class Model {
   // measure_health in `step` samples the first, middle and last block only.
   Result<double> ForwardBackward(const LinearStep& step, const Batch& batch, float gradient_scale);
 
+  // Gradients of passes with LinearStep::defer_factor lack these, in their order in memory. Valid
+  // until a weight or the stage changes.
+  void PendingFactors(std::vector<PendingFactor>* pending) const;
+
+  // AdamW of a parameter by the layer that keeps codes of it, made in the same pass for the forward
+  // passes from `next` on; false: the layer leaves the update to the caller. WeightsChanged must
+  // follow the last one.
+  Result<bool> UpdateWeight(const LinearStep& next, size_t parameter, const AdamWParams& params,
+                            const Parameters::Moments& moments);
+
   // Must be called when a weight has changed: quantized copies are made anew.
   void WeightsChanged() { ++weight_version_; }
 

@@ -53,6 +53,17 @@ Result<StepOutcome> TrainingStep::Run(int64_t step, bool measure_health, TokenDa
   return outcome.ok() && !ended.ok() ? Result<StepOutcome>(ended) : std::move(outcome);
 }
 
+Result<double> TrainingStep::CompleteGradients() {
+  const Communication communication = model_.options().recipe.communication;
+  model_.PendingFactors(&pending_);
+  if (communication != Communication::kF32) {
+    for (const PendingFactor& factor : pending_) RETURN_IF_ERROR(backend_.DgeScale(factor));
+    pending_.clear();
+  }
+  RETURN_IF_ERROR(ExchangeGradients(backend_, communicator_, communication, &parameters_));
+  return GradientNorm(backend_, parameters_, pending_);
+}
+
 Result<StepOutcome> TrainingStep::RunOnce(int64_t step, bool measure_health, TokenDataset* data) {
   StepOutcome outcome;
   outcome.tokens = config_.tokens_per_step();
@@ -66,6 +77,7 @@ Result<StepOutcome> TrainingStep::RunOnce(int64_t step, bool measure_health, Tok
     if (!ReadBatch(data, outcome)) return outcome;
     LinearStep linear_step = StepFor(step - 1, micro);
     linear_step.measure_health = measure_health && micro == micro_batches - 1;
+    linear_step.defer_factor = true;
     ASSIGN_OR_RETURN(const double loss,
                      model_.ForwardBackward(linear_step, {inputs_, targets_}, scale));
     loss_sum += loss;
@@ -73,9 +85,7 @@ Result<StepOutcome> TrainingStep::RunOnce(int64_t step, bool measure_health, Tok
   }
   ASSIGN_OR_RETURN(loss_sum, communicator_.AllReduceSum(loss_sum));
   outcome.loss = loss_sum / static_cast<double>(outcome.tokens);
-  RETURN_IF_ERROR(ExchangeGradients(backend_, communicator_, model_.options().recipe.communication,
-                                    &parameters_));
-  ASSIGN_OR_RETURN(outcome.gradient_norm, GradientNorm(backend_, parameters_));
+  ASSIGN_OR_RETURN(outcome.gradient_norm, CompleteGradients());
 
   const bool finite_loss = std::isfinite(outcome.loss);
   if (!finite_loss || !std::isfinite(outcome.gradient_norm)) {
@@ -91,7 +101,7 @@ Result<StepOutcome> TrainingStep::RunOnce(int64_t step, bool measure_health, Tok
   }
   const double clip = ClipFactor(outcome.gradient_norm, config_.optimizer.clip_norm);
   RETURN_IF_ERROR(ApplyAdamW(backend_, config_.optimizer, step, outcome.learning_rate, clip,
-                             &parameters_, config_.seed));
+                             &parameters_, config_.seed, {&model_, StepFor(step, 0)}));
   model_.WeightsChanged();
   return outcome;
 }

@@ -53,6 +53,10 @@ class TrainingStep {
  private:
   // Run, whether the backend gathers the step or not.
   Result<StepOutcome> RunOnce(int64_t step, bool measure_health, TokenDataset* data);
+  // Sums gradients over ranks and completes them with the factors of weight estimators, which are
+  // the same on every rank: after an FP32 sum, in one pass with the norm, but before gradients are
+  // rounded for the wire. Returns the norm.
+  Result<double> CompleteGradients();
   // Reads a micro-batch; on failure fills the end fields and returns false.
   bool ReadBatch(TokenDataset* data, StepOutcome& outcome);
 
@@ -63,6 +67,7 @@ class TrainingStep {
   Model& model_;
   std::vector<int32_t> inputs_;
   std::vector<int32_t> targets_;
+  std::vector<PendingFactor> pending_;
 };
 
 }  // namespace nibble
