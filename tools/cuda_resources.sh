@@ -40,7 +40,7 @@ for architecture in "$@"; do
   printf '| --- | --- | --- | --- | --- | --- |\n'
   awk '$1 == "kernel" { print $2, $3, $4, $5, $6, $7 }' "$work/rows.$architecture" |
     while read -r file name registers spilled stack shared; do
-      plain=$(printf '%s' "$name" | c++filt | sed 's/nibble::cuda:://g; s/(anonymous namespace):://g; s/^void //; s/(.*//')
+      plain=$(printf '%s' "$name" | c++filt | sed 's/nibble::cuda:://g; s/(anonymous namespace):://g; s/^void //; s/([A-Za-z_:]*)\([0-9]\)/\1/g; s/(.*//')
       printf '| `%s` | `%s` | %s | %s | %s | %s |\n' "$file" "$plain" "$registers" "$spilled" "$stack" "$shared"
     done
 done

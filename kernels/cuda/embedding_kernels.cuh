@@ -17,7 +17,8 @@ __global__ void EmbeddingBackwardKernel(const int32_t* ids, const float* dout, i
   if (column >= width) return;
   for (int64_t t = 0; t < tokens; ++t) {
     const int32_t id = ids[t];
-    if (id % kVocabularyShards != static_cast<int32_t>(blockIdx.y) || id >= vocabulary) continue;
+    if (id < 0 || id >= vocabulary) continue;
+    if (id % kVocabularyShards != static_cast<int32_t>(blockIdx.y)) continue;
     dtable[id * width + column] += dout[t * width + column];
   }
 }

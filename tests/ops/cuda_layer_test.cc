@@ -311,7 +311,7 @@ TEST_F(EmulatedLayer, EmbeddingGradientsAreTheCpusBits) {
                   .ok());
   std::vector<int32_t> with_bad = ids;
   std::vector<float> with_bad_dout = dout;
-  for (const int32_t bad : {-3, static_cast<int32_t>(kVocabulary), 1 << 30}) {
+  for (const int32_t bad : {-3, -kVocabularyShards, static_cast<int32_t>(kVocabulary), 1 << 30}) {
     with_bad.push_back(bad);
     with_bad_dout.insert(with_bad_dout.end(), kWidth, 1.0f);
   }

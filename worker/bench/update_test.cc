@@ -214,7 +214,7 @@ TEST_F(UpdateTest, CodesMadeInTheUpdateServeEveryPassAndGiveTheSameRun) {
     EXPECT_EQ(together.weights_quantized, linears) << name << ": only before the first update";
   }
   // Weights that are more than a function of themselves, or wanted decoded, are left alone.
-  for (const char* name : {"bf16", "fp4_ms_paper", "te_fp8_delayed"}) {
+  for (const char* name : {"bf16", "quartet", "te_fp8_delayed"}) {
     EXPECT_EQ(ByStep(FindRecipe(name).value(), 1, true).updated_with_codes, 0) << name;
   }
 }
