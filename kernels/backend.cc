@@ -134,4 +134,34 @@ Result<double> Backend::ScaledSumOfSquares(std::span<const PendingFactor> pendin
   return SumOfSquares(gradients);
 }
 
+Status FormRows(Backend& backend, const OperandSource& s) {
+  switch (s.form) {
+    case OperandSource::Form::kRmsNorm:
+      return backend.RmsNormForward(s.a, s.weight, s.epsilon, s.rows, s.rstd);
+    case OperandSource::Form::kAddRmsNorm:
+      return backend.AddRmsNormForward(s.a, s.b, s.weight, s.epsilon, s.sum, s.rows, s.rstd);
+    case OperandSource::Form::kSwiGlu:
+      break;
+  }
+  return backend.SwiGluForward(s.a, s.b, s.rows);
+}
+
+Status Backend::QuantizeFormed(const OperandSource& source, const Quant& quant,
+                               const QuantizeContext& context, QuantizedTensor* out) {
+  RETURN_IF_ERROR(FormRows(*this, source));
+  return Quantize(quant, context, source.rows, out, {});
+}
+
+Status Backend::SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+                                      const std::array<QuantizeTarget, 2>& dgate,
+                                      const std::array<QuantizeTarget, 2>& dup) {
+  RETURN_IF_ERROR(SwiGluBackward(dout, gate, up, gate, up));
+  const auto both = [&](const std::array<QuantizeTarget, 2>& to, ConstTensorView x) {
+    return QuantizeBoth(*to[0].quant, *to[0].context, *to[1].quant, *to[1].context, x, to[0].out,
+                        to[1].out);
+  };
+  RETURN_IF_ERROR(both(dgate, gate));
+  return both(dup, up);
+}
+
 }  // namespace nibble

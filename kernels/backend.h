@@ -18,6 +18,7 @@
 // the method says so.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -26,6 +27,8 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/operand_source.h"
+#include "kernels/quantize_context.h"
 #include "kernels/quantized_tensor.h"
 #include "kernels/recipe/recipe.h"
 #include "kernels/tensor.h"
@@ -53,7 +56,8 @@ const char* OpName(Op op);
 enum class Support : uint8_t { kNone, kReference, kFast };
 const char* SupportName(Support support);  // "none", "reference", "fast"
 
-// rows x cols of the output; depth is the contraction of a GEMM. 0 = any.
+// rows x cols of the output; depth is the contraction of a GEMM. 0 = any. kRmsNorm and kSwiGlu with
+// an element format: whether QuantizeFormed and SwiGluBackwardToCodes are more than compositions.
 struct OpQuery {
   Op op;
   Elem left = Elem::kF32;
@@ -111,55 +115,6 @@ struct StateScales {
   float m = 1;
   float v = 1;
   float master = 1;
-};
-
-// A listed random source in place of the generator, to replay published sequences. Numbers are
-// asked for by stream and index, in any order. Thread-safe: called from several threads at once.
-class RandomReplay {
- public:
-  virtual ~RandomReplay() = default;
-  // Word of element or, for stochastic scales, of scale group `index`; te8 takes the low byte.
-  virtual uint32_t Word(uint32_t stream, uint64_t index) const = 0;
-  // Whether coordinate `index` of a rotation's group changes its sign.
-  virtual bool Negative(uint32_t rotation_stream, int64_t index) const = 0;
-};
-
-// Past absolute maxima of one operand slot, for scale rule dly and for windows: what a layer keeps
-// from step to step. Host memory. Layout as Transformer Engine: [current, oldest .. newest]. A held
-// amax (Quant::hold) is the only entry, and enc the number of updates done when it was measured.
-struct AmaxHistory {
-  std::vector<float> amax;
-  float enc = 1;
-  int64_t seen = 0;  // quantizations so far
-};
-
-// What a quantizer needs beside the numbers. seed, step and stream feed the counter-based
-// generator of stochastic rounding.
-struct QuantizeContext {
-  uint64_t seed = 0;
-  uint32_t step = 0;
-  uint32_t stream = 0;  // layer * 8 + slot
-  // False: only scales and the decoded form are wanted (an operand used at once and dropped).
-  bool keep_codes = true;
-  // The axis the slot's GEMM sums over. kRows means: as if x were transposed, quantized along its
-  // columns and turned back; element i of the random stream counts in the transposed order.
-  Axis contraction = Axis::kCols;
-  // Stream of the rotation's signs, the same for both operands of a GEMM.
-  uint32_t rotation_stream = 0;
-  // Folding: the other operand of the GEMM, whose codes enter it without their scales, so x is
-  // divided by them first: G = fl(bf16(x) / enc), enc of the other operand's scale group (one per
-  // element of the contraction axis). A group of zero codes makes G zero: its enc says nothing, and
-  // nothing of x there reaches the product. A quotient past the largest FP32 number counts as a
-  // non-finite amax. nullptr: nothing is folded.
-  const QuantizedTensor* fold = nullptr;
-  // False: x is quantized as it is, not rounded to BF16 first (rotated in FP32).
-  bool round_source = true;
-  // Of rules with a window or a held amax; read and advanced. nullptr: as in the first step.
-  AmaxHistory* history = nullptr;
-  // Optimizer updates done before this call; -1 outside training, where no amax is held.
-  int64_t completed = -1;
-  // nullptr: the counter-based generator.
-  const RandomReplay* replay = nullptr;
 };
 
 // A GEMM on integer codes (E2M1 in half units, INT4, INT8), scales applied to exact integer sums.
@@ -296,6 +251,16 @@ class Backend {
                               const Quant& second, const QuantizeContext& second_context,
                               ConstTensorView x, QuantizedTensor* first_out,
                               QuantizedTensor* second_out);
+  // Quantize of source.rows once they are formed, where nothing but the codes is wanted: the rows
+  // themselves need not reach memory, and source.rows holds anything afterwards. The bits of
+  // FormRows and Quantize, whose composition is the default.
+  virtual Status QuantizeFormed(const OperandSource& source, const Quant& quant,
+                                const QuantizeContext& context, QuantizedTensor* out);
+  // SwiGluBackward and QuantizeBoth of dgate and of dup, where nothing but the codes is wanted:
+  // gate and up hold anything afterwards. The bits of the composition, which is the default.
+  virtual Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+                                       const std::array<QuantizeTarget, 2>& dgate,
+                                       const std::array<QuantizeTarget, 2>& dup);
   // Fills residual_count, residual_enc and nonfinite_amax of a tensor that is still counting;
   // waits.
   virtual Status ReadCounters(QuantizedTensor* x);

@@ -1,20 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/linear.h"
 
-#include <algorithm>
-
 #include "base/strings.h"
 
 namespace nibble {
-namespace {
-
-double GradientToNoise(const QuantizationHealth& health) {
-  if (health.elements == 0) return 0;
-  if (health.noise_norm == 0) return kMaxGradientToNoise;
-  return std::min(kMaxGradientToNoise, health.source_norm / health.noise_norm);
-}
-
-}  // namespace
 
 LinearInput::LinearInput(LinearWorkspace* workspace, const LinearRecipe& recipe, uint32_t layer,
                          InputOperands* shared)
@@ -25,12 +14,54 @@ bool LinearInput::BorrowsSource(const LinearRecipe& recipe) {
 }
 bool LinearInput::borrows_source() const { return BorrowsSource(recipe_); }
 
-Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
-  if (x.rows <= 0 || x.cols <= 0) {
-    return InvalidArgumentError(StrFormat("linear input is (%lld, %lld); expected at least (1, 1)",
-                                          static_cast<long long>(x.rows),
-                                          static_cast<long long>(x.cols)));
+Status LinearInput::CheckRows(ConstTensorView x) const {
+  if (x.rows > 0 && x.cols > 0) return OkStatus();
+  return InvalidArgumentError(StrFormat("linear input is (%lld, %lld); expected at least (1, 1)",
+                                        static_cast<long long>(x.rows),
+                                        static_cast<long long>(x.cols)));
+}
+
+bool LinearInput::TakesCodesAlone(const LinearStep& step, int64_t rows, int64_t cols) const {
+  const Quant& quant = recipe_.slot(Slot::kXf);
+  const bool alone = recipe_.SharesCodes(Slot::kXw) || RequantizesWgrad();
+  return quant.has_scale() && alone && quant.rotation.size == 0 && !quant.has_history() &&
+         quant.split == Split::kNone && SplitQuant().split == Split::kNone &&
+         !step.measure_health &&
+         FormOf(workspace_.backend(), recipe_, kFprop, rows, 0, cols).on_codes;
+}
+
+Status LinearInput::Set(const LinearStep& step, const OperandSource& source) {
+  const TensorView& x = source.rows;
+  if (!TakesCodesAlone(step, x.rows, x.cols)) {
+    RETURN_IF_ERROR(FormRows(workspace_.backend(), source));
+    return Set(step, x);
   }
+  RETURN_IF_ERROR(CheckRows(x));
+  rows_ = x.rows;
+  cols_ = x.cols;
+  return MakeFormed(step, source);
+}
+
+Status LinearInput::SetAgain(const LinearStep& step, const OperandSource& source) {
+  const TensorView& x = source.rows;
+  if (!TakesCodesAlone(step, x.rows, x.cols)) {
+    RETURN_IF_ERROR(FormRows(workspace_.backend(), source));
+    return SetAgain(step, x);
+  }
+  RETURN_IF_ERROR(CheckAgain(x));
+  return MakeFormed(step, source);
+}
+
+Status LinearInput::MakeFormed(const LinearStep& step, const OperandSource& source) {
+  SlotOperand& forward = operands().forward;
+  RETURN_IF_ERROR(forward.MakeFormed(workspace_, recipe_, Slot::kXf, layer_, step, source));
+  forward_nonfinite_ = forward.nonfinite_amax();
+  stamp_ = forward.stamp();
+  return OkStatus();
+}
+
+Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
+  RETURN_IF_ERROR(CheckRows(x));
   rows_ = x.rows;
   cols_ = x.cols;
   RETURN_IF_ERROR(GatherNorms(step, x));
@@ -47,10 +78,13 @@ Status LinearInput::Set(const LinearStep& step, ConstTensorView x) {
   return OkStatus();
 }
 
+Status LinearInput::CheckAgain(ConstTensorView x) const {
+  if (shared_ != nullptr && stamp_ != 0 && x.rows == rows_ && x.cols == cols_) return OkStatus();
+  return FailedPreconditionError("linear input made again without shared operands and a Set");
+}
+
 Status LinearInput::SetAgain(const LinearStep& step, ConstTensorView x) {
-  if (shared_ == nullptr || stamp_ == 0 || x.rows != rows_ || x.cols != cols_) {
-    return FailedPreconditionError("linear input made again without shared operands and a Set");
-  }
+  RETURN_IF_ERROR(CheckAgain(x));
   LinearStep again = step;
   again.measure_health = false;
   again.advance_histories = false;
@@ -246,123 +280,6 @@ Status QuantizedLinear::Forward(const LinearStep& step, LinearInput& input, Cons
   }
   const ProductForm form = FormOf(backend, recipe_, kFprop, y.rows, y.cols, weight.cols);
   return Multiply(workspace_, recipe_, kFprop, form, *x, weight_, false, y);
-}
-
-Status QuantizedLinear::PrepareGradients(const LinearStep& step, const ProductForm& dgrad,
-                                         const ProductForm& wgrad, const LinearInput& input,
-                                         const SlotOperand& x, ConstTensorView dy) {
-  SlotOperand& gd = workspace_.gradient(Slot::kGd);
-  SlotOperand& gw = workspace_.gradient(Slot::kGw);
-  const SlotOperand& weight = Weight(Slot::kWd);
-  const bool shared = recipe_.SharesCodes(Slot::kGw);
-  const bool rotated =
-      recipe_.slot(Slot::kGd).rotation.size > 0 || recipe_.slot(Slot::kGw).rotation.size > 0;
-  const bool history =
-      recipe_.slot(Slot::kGd).has_history() || recipe_.slot(Slot::kGw).has_history();
-  if (!shared && dgrad.on_codes && wgrad.on_codes && !step.measure_health && !rotated && !history) {
-    RETURN_IF_ERROR(
-        SlotOperand::MakeBoth(workspace_, recipe_, layer_, step, weight, x, dy, &gd, &gw));
-    nonfinite_amax_ += gd.nonfinite_amax() + gw.nonfinite_amax();
-    return OkStatus();
-  }
-  // dY is used at once: the codes are kept only where a product multiplies them.
-  OperandForms forms;
-  forms.codes = dgrad.on_codes || (shared && wgrad.on_codes);
-  forms.decoded = !dgrad.on_codes || (shared && !wgrad.on_codes);
-  forms.health = step.measure_health;
-  RETURN_IF_ERROR(gd.Make(workspace_, recipe_, Slot::kGd, layer_, step, &weight, forms, dy,
-                          {layer_, &dgrad_history_}));
-  nonfinite_amax_ += gd.nonfinite_amax();
-  if (forms.health && gd.has_codes()) {
-    health_.gradient = gd.health();
-    health_.gradient_to_noise = GradientToNoise(health_.gradient);
-  }
-  if (shared) return OkStatus();
-  forms.codes = wgrad.on_codes;
-  forms.decoded = !wgrad.on_codes;
-  RETURN_IF_ERROR(gw.Make(workspace_, recipe_, Slot::kGw, layer_, step, &x, forms, dy,
-                          {input.layer_, &wgrad_history_}));
-  nonfinite_amax_ += gw.nonfinite_amax();
-  if (forms.health && gw.has_codes()) health_.gradient_wgrad = gw.health();
-  return OkStatus();
-}
-
-Status QuantizedLinear::InputGradient(const ProductForm& form, SlotOperand& gradient,
-                                      const SlotOperand& input, bool accumulate, TensorView dx) {
-  SlotOperand& weight = Weight(Slot::kWd);
-  const bool rotated = FromForward(Slot::kWd);
-  if (!input.NeedsPullBack(rotated)) {
-    return Multiply(workspace_, recipe_, kDgrad, form, gradient, weight, accumulate, dx);
-  }
-  Backend& backend = workspace_.backend();
-  TensorView product = dx;
-  if (accumulate) {
-    ASSIGN_OR_RETURN(product, workspace_.Product(dx.rows, dx.cols));
-  }
-  RETURN_IF_ERROR(Multiply(workspace_, recipe_, kDgrad, form, gradient, weight, false, product));
-  RETURN_IF_ERROR(input.PullBack(backend, rotated, product));
-  return accumulate ? backend.Axpy(1.0f, product, dx) : OkStatus();
-}
-
-// The codes of a stochastic or rotated weight, or one that follows the columns of X, change from
-// one micro-batch to the next, and their scales with them.
-bool QuantizedLinear::HasSharedFactor() const {
-  const WeightEstimator& estimator = recipe_.weight_estimator;
-  const Quant& quant = recipe_.slot(Slot::kWf);
-  return estimator.kind != Estimator::kSte && estimator.max_gradient == MaxGradient::kIgnore &&
-         !quant.stochastic() && quant.rotation.size == 0 && quant.split == Split::kNone;
-}
-
-std::optional<PendingFactor> QuantizedLinear::Pending(ConstTensorView weight,
-                                                      TensorView dweight) const {
-  if (!HasSharedFactor() || !weight_.made()) return std::nullopt;
-  return PendingFactor{recipe_.weight_estimator, weight, &weight_.codes(), dweight};
-}
-
-Status QuantizedLinear::WeightGradient(const LinearStep& step, const ProductForm& form,
-                                       SlotOperand& gradient, SlotOperand& input,
-                                       ConstTensorView weight, TensorView dweight) {
-  const WeightEstimator& estimator = recipe_.weight_estimator;
-  const bool estimated =
-      (estimator.kind != Estimator::kSte || estimator.max_gradient != MaxGradient::kIgnore) &&
-      !(step.defer_factor && HasSharedFactor());
-  const bool rotated = FromForward(Slot::kXw);
-  const bool pulled = weight_.NeedsPullBack(rotated);
-  if (!estimated && !pulled) {
-    return Multiply(workspace_, recipe_, kWgrad, form, gradient, input, true, dweight);
-  }
-  Backend& backend = workspace_.backend();
-  ASSIGN_OR_RETURN(const TensorView product, workspace_.Product(dweight.rows, dweight.cols));
-  RETURN_IF_ERROR(Multiply(workspace_, recipe_, kWgrad, form, gradient, input, false, product));
-  if (pulled) RETURN_IF_ERROR(weight_.PullBack(backend, rotated, product));
-  if (!estimated) return backend.Axpy(1.0f, product, dweight);
-  return backend.DgeAccumulate(estimator, product, weight, weight_.codes(), dweight);
-}
-
-Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, LinearInput& input,
-                                 ConstTensorView weight, uint64_t weight_version, TensorView dx,
-                                 bool accumulate_dx, TensorView dweight) {
-  RETURN_IF_ERROR(CheckShapes("linear backward", input, weight, dy));
-  if (dweight.rows != weight.rows || dweight.cols != weight.cols) {
-    return InvalidArgumentError(StrFormat(
-        "linear backward: weight gradient (%lld, %lld) is not of the weight's shape (%lld, %lld)",
-        static_cast<long long>(dweight.rows), static_cast<long long>(dweight.cols),
-        static_cast<long long>(weight.rows), static_cast<long long>(weight.cols)));
-  }
-  RETURN_IF_ERROR(PrepareWeight(step, input, weight, weight_version));
-  ASSIGN_OR_RETURN(SlotOperand* const forward, input.Operand(step, Slot::kXf));
-  ASSIGN_OR_RETURN(SlotOperand* const x, input.Operand(step, Slot::kXw));
-  const Backend& backend = workspace_.backend();
-  const ProductForm dgrad = FormOf(backend, recipe_, kDgrad, dy.rows, weight.cols, weight.rows);
-  const ProductForm wgrad = FormOf(backend, recipe_, kWgrad, weight.rows, weight.cols, dy.rows);
-  RETURN_IF_ERROR(PrepareWeightDgrad(step, weight, weight_version));
-  RETURN_IF_ERROR(PrepareGradients(step, dgrad, wgrad, input, *x, dy));
-  SlotOperand& gd = workspace_.gradient(Slot::kGd);
-  if (dx.data != nullptr) {
-    RETURN_IF_ERROR(InputGradient(dgrad, gd, *forward, accumulate_dx, dx));
-  }
-  SlotOperand& gw = recipe_.SharesCodes(Slot::kGw) ? gd : workspace_.gradient(Slot::kGw);
-  return WeightGradient(step, wgrad, gw, *x, weight, dweight);
 }
 
 Result<LinearPaths> PathsOf(const Backend& backend, const LinearRecipe& recipe, int64_t tokens,

@@ -51,9 +51,13 @@ class LinearInput {
   // Quantizes x (T, K). x is borrowed for this call only, except when the recipe keeps FP32 or BF16
   // operands: borrows_source() tells; then x must stay unchanged until the last Backward.
   Status Set(const LinearStep& step, ConstTensorView x);
+  // The same of rows formed for this input alone. Where its recipe needs nothing of them but codes,
+  // source.rows holds anything afterwards.
+  Status Set(const LinearStep& step, const OperandSource& source);
   // Makes the operands of the last Set again, bit for bit, after another input has used the shared
   // memory. `step` and the values of x are those of that Set; past maxima and health stay.
   Status SetAgain(const LinearStep& step, ConstTensorView x);
+  Status SetAgain(const LinearStep& step, const OperandSource& source);
   bool borrows_source() const;
   // Whether a recipe borrows, without an object (for memory planning).
   static bool BorrowsSource(const LinearRecipe& recipe);
@@ -77,8 +81,13 @@ class LinearInput {
   // Xf or Xw; a requantized Xw is made when it is first asked for. FAILED_PRECONDITION before the
   // first Set, and when another input owns the shared operands.
   Result<SlotOperand*> Operand(const LinearStep& step, Slot slot);
+  Status CheckRows(ConstTensorView x) const;
+  Status CheckAgain(ConstTensorView x) const;
   Status MakeOperands(const LinearStep& step, ConstTensorView x, AmaxHistory* forward,
                       AmaxHistory* wgrad);
+  // Whether a Set of (rows, cols) needs nothing of x but the codes of Xf.
+  bool TakesCodesAlone(const LinearStep& step, int64_t rows, int64_t cols) const;
+  Status MakeFormed(const LinearStep& step, const OperandSource& source);
   bool RequantizesWgrad() const { return recipe_.slot(Slot::kXw).source == Source::kRequant; }
   // The slot that says which channels X splits off.
   const Quant& SplitQuant() const;
@@ -149,6 +158,19 @@ class QuantizedLinear {
   // recipe let it: returns whether it has. `weight_version` is that of the new weight.
   Result<bool> Update(const LinearStep& step, const WeightUpdate& update, uint64_t weight_version);
 
+  // Backward of the two layers before a SwiGLU, from the gradient of silu(gate) * up, their
+  // outputs: dx = dGate Wgate + dUp Wup. Views as Backend::SwiGluBackward; gate and up hold
+  // anything afterwards. The bits of SwiGluBackward and of two calls of Backward.
+  struct Call {
+    QuantizedLinear* layer;
+    LinearInput* input;
+    ConstTensorView weight;
+    TensorView dweight;
+  };
+  static Status BackwardOfSwiGlu(const LinearStep& step, ConstTensorView dhidden, TensorView gate,
+                                 TensorView up, const Call& of_gate, const Call& of_up,
+                                 uint64_t weight_version, TensorView dx);
+
   // out (N, K) = what the quantized weight stands for in fprop, on the weight's own axes. Makes the
   // copy that the next Forward of this version uses.
   Status DecodeWeight(const LinearStep& step, LinearInput& input, ConstTensorView weight,
@@ -191,10 +213,32 @@ class QuantizedLinear {
                        bool accumulate, TensorView dx);
   // The operand of Wf or Wd.
   SlotOperand& Weight(Slot slot) { return recipe_.SharesCodes(slot) ? weight_ : weight_dgrad_; }
-  // Makes Gd and Gw in the workspace.
-  Status PrepareGradients(const LinearStep& step, const ProductForm& dgrad,
-                          const ProductForm& wgrad, const LinearInput& input, const SlotOperand& x,
-                          ConstTensorView dy);
+  struct BackwardForms {
+    ProductForm dgrad, wgrad;
+  };
+  BackwardForms FormsOf(ConstTensorView dy, ConstTensorView weight) const;
+  // What the two products of Backward are formed from, dY apart.
+  struct BackwardOperands {
+    SlotOperand *forward, *x;
+    BackwardForms forms;
+  };
+  // `dy` for its shape.
+  Result<BackwardOperands> PrepareBackward(const LinearStep& step, ConstTensorView dy,
+                                           LinearInput& input, ConstTensorView weight,
+                                           uint64_t weight_version, TensorView dweight);
+  // Whether Gd and Gw are needed as codes alone, each of its own, straight from dY.
+  bool TakesGradientCodes(const LinearStep& step, const BackwardForms& forms) const;
+  // Makes Gd and Gw.
+  Status PrepareGradients(const LinearStep& step, const BackwardOperands& operands,
+                          const LinearInput& input, ConstTensorView dy,
+                          GradientOperands* gradients);
+  // BackwardOfSwiGlu where both take codes.
+  static Status BackwardToCodes(const LinearStep& step, ConstTensorView dhidden, TensorView gate,
+                                TensorView up, const std::array<const Call*, 2>& calls,
+                                uint64_t weight_version, TensorView dx);
+  Status BackwardProducts(const LinearStep& step, const BackwardOperands& operands,
+                          GradientOperands& gradients, ConstTensorView weight, TensorView dx,
+                          bool accumulate_dx, TensorView dweight);
   Status WeightGradient(const LinearStep& step, const ProductForm& form, SlotOperand& gradient,
                         SlotOperand& input, ConstTensorView weight, TensorView dweight);
   // Whether the estimator is a factor that an update's micro-batches share.

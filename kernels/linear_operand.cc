@@ -34,8 +34,11 @@ uint32_t SignsStream(Slot slot, uint32_t layer) {
 }  // namespace
 
 int64_t LinearWorkspace::size_bytes() const {
-  int64_t total = product_.capacity_bytes() + rotated_.capacity_bytes() + rest_.capacity_bytes() +
-                  dgrad_.codes().codes.capacity_bytes() + wgrad_.codes().codes.capacity_bytes();
+  int64_t total = product_.capacity_bytes() + rotated_.capacity_bytes() + rest_.capacity_bytes();
+  for (const GradientOperands& gradient : gradients_) {
+    total += gradient.dgrad.codes().codes.capacity_bytes();
+    total += gradient.wgrad.codes().codes.capacity_bytes();
+  }
   for (const DecodedBuffer& buffer : decoded_) total += buffer.memory.capacity_bytes();
   return total;
 }
@@ -131,14 +134,33 @@ Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe,
   return OkStatus();
 }
 
+Status SlotOperand::MakeFormed(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
+                               uint32_t layer, const LinearStep& step,
+                               const OperandSource& source) {
+  RETURN_IF_ERROR(Prepare(workspace, recipe, slot, layer, step, nullptr, source.rows, {}));
+  splits_ = false;
+  split_.Clear();
+  return workspace.backend().QuantizeFormed(source, quant_, context_, &codes_);
+}
+
+Result<std::array<QuantizeTarget, 2>> SlotOperand::PrepareBoth(
+    LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer, const LinearStep& step,
+    const SlotOperand& dgrad_fold, const SlotOperand& wgrad_fold, ConstTensorView dy,
+    SlotOperand* dgrad, SlotOperand* wgrad) {
+  RETURN_IF_ERROR(dgrad->Prepare(workspace, recipe, Slot::kGd, layer, step, &dgrad_fold, dy, {}));
+  RETURN_IF_ERROR(wgrad->Prepare(workspace, recipe, Slot::kGw, layer, step, &wgrad_fold, dy, {}));
+  return std::array<QuantizeTarget, 2>{{{&dgrad->quant_, &dgrad->context_, &dgrad->codes_},
+                                        {&wgrad->quant_, &wgrad->context_, &wgrad->codes_}}};
+}
+
 Status SlotOperand::MakeBoth(LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
                              const LinearStep& step, const SlotOperand& dgrad_fold,
                              const SlotOperand& wgrad_fold, ConstTensorView dy, SlotOperand* dgrad,
                              SlotOperand* wgrad) {
-  RETURN_IF_ERROR(dgrad->Prepare(workspace, recipe, Slot::kGd, layer, step, &dgrad_fold, dy, {}));
-  RETURN_IF_ERROR(wgrad->Prepare(workspace, recipe, Slot::kGw, layer, step, &wgrad_fold, dy, {}));
-  return workspace.backend().QuantizeBoth(dgrad->quant_, dgrad->context_, wgrad->quant_,
-                                          wgrad->context_, dy, &dgrad->codes_, &wgrad->codes_);
+  ASSIGN_OR_RETURN(const auto to, PrepareBoth(workspace, recipe, layer, step, dgrad_fold,
+                                              wgrad_fold, dy, dgrad, wgrad));
+  return workspace.backend().QuantizeBoth(*to[0].quant, *to[0].context, *to[1].quant,
+                                          *to[1].context, dy, to[0].out, to[1].out);
 }
 
 bool SlotOperand::QuantizesInUpdate(const Backend& backend, const LinearRecipe& recipe) {

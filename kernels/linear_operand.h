@@ -82,12 +82,21 @@ class SlotOperand {
   Status Make(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
               const LinearStep& step, const SlotOperand* fold, OperandForms forms,
               ConstTensorView source, const OperandExtras& extras = {});
+  // Codes of rows that are formed for this operand alone. The slot neither rotates nor splits nor
+  // looks at past maxima.
+  Status MakeFormed(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
+                    uint32_t layer, const LinearStep& step, const OperandSource& source);
   // Gd and Gw of one dy, codes only, as two calls of Make would, in fewer passes over dy. Neither
   // slot may rotate or look at past maxima.
   static Status MakeBoth(LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
                          const LinearStep& step, const SlotOperand& dgrad_fold,
                          const SlotOperand& wgrad_fold, ConstTensorView dy, SlotOperand* dgrad,
                          SlotOperand* wgrad);
+  // The same operands before their codes are made: who makes them by these targets has made both.
+  static Result<std::array<QuantizeTarget, 2>> PrepareBoth(
+      LinearWorkspace& workspace, const LinearRecipe& recipe, uint32_t layer,
+      const LinearStep& step, const SlotOperand& dgrad_fold, const SlotOperand& wgrad_fold,
+      ConstTensorView dy, SlotOperand* dgrad, SlotOperand* wgrad);
 
   // Wf of the weight that `update` leaves, which it does: as AdamW and Make, codes only, in one
   // pass. Precondition: QuantizesInUpdate.
@@ -141,6 +150,11 @@ class SlotOperand {
   uint64_t stamp_ = 0;   // changes with every Make; 0 before the first
 };
 
+// Gd and Gw of one dY.
+struct GradientOperands {
+  SlotOperand dgrad, wgrad;
+};
+
 // Decoded operands and the operands of dY; one per backend, shared by every layer.
 class LinearWorkspace {
  public:
@@ -152,7 +166,8 @@ class LinearWorkspace {
   Support path() const { return path_; }
   int64_t size_bytes() const;
 
-  SlotOperand& gradient(Slot slot) { return slot == Slot::kGd ? dgrad_ : wgrad_; }
+  // `which`: 0, or 1 for the second of two dY that are quantized together.
+  GradientOperands& gradients(size_t which) { return gradients_[which]; }
   Result<TensorView> Product(int64_t rows, int64_t cols) {
     return product_.View(backend_, rows, cols);
   }
@@ -173,7 +188,7 @@ class LinearWorkspace {
   Buffer product_;  // a gradient before its estimator, mask or inverse rotation
   Buffer rotated_;  // a source under its rotation, used at once
   Buffer rest_;     // a source less the part split off, used at once
-  SlotOperand dgrad_, wgrad_;
+  std::array<GradientOperands, 2> gradients_;
   AmaxHistory peeked_;  // copy of a history that must not advance
   uint64_t last_stamp_ = 0;
 };

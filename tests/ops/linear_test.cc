@@ -388,7 +388,7 @@ TEST(Linear, WrongShapesAreRefusedWithBothShapes) {
   LinearWorkspace workspace(backend.get());
   LinearInput input(&workspace, recipe, 0);
   QuantizedLinear linear(&workspace, recipe, 0);
-  EXPECT_EQ(input.Set({}, {}).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(input.Set({}, ConstTensorView()).code(), StatusCode::kInvalidArgument);
   ASSERT_TRUE(input.Set({}, d.X()).ok());
   const Status status = linear.Forward({}, input, {d.w.data(), kOut, kIn - 1}, 1, d.Y());
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/self_test.h"
 #include "worker/bench/timed_backend.h"
@@ -68,9 +69,35 @@ class InexactBackend final : public SealedBackend {
   }
 };
 
+// Leaves nothing of what it formed only to quantize it.
+class ForgetfulBackend final : public SealedBackend {
+ public:
+  using SealedBackend::SealedBackend;
+  Support Supports(const OpQuery& query) const override {
+    const bool forms = query.op == Op::kRmsNorm || query.op == Op::kSwiGlu;
+    return forms ? Support::kFast : SealedBackend::Supports(query);
+  }
+  Status QuantizeFormed(const OperandSource& source, const Quant& quant,
+                        const QuantizeContext& context, QuantizedTensor* out) override {
+    ++formed;
+    RETURN_IF_ERROR(Backend::QuantizeFormed(source, quant, context, out));
+    return Fill(source.rows, std::numeric_limits<float>::quiet_NaN());
+  }
+  Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+                               const std::array<QuantizeTarget, 2>& dgate,
+                               const std::array<QuantizeTarget, 2>& dup) override {
+    ++gradients;
+    RETURN_IF_ERROR(Backend::SwiGluBackwardToCodes(dout, gate, up, dgate, dup));
+    RETURN_IF_ERROR(Fill(gate, std::numeric_limits<float>::quiet_NaN()));
+    return Fill(up, std::numeric_limits<float>::quiet_NaN());
+  }
+  inline static int formed = 0, gradients = 0;
+};
+
 class DeviceMemoryTest : public RunTest {
  protected:
   // An environment whose backend "cuda" is the sealed one.
+  template <typename Device = SealedBackend>
   static RunEnvironment Sealed() {
     RunEnvironment environment;
     environment.make_backend =
@@ -78,7 +105,7 @@ class DeviceMemoryTest : public RunTest {
            const BackendOptions& options) -> Result<std::unique_ptr<Backend>> {
       ASSIGN_OR_RETURN(std::unique_ptr<Backend> cpu, MakeBackend("cpu", options));
       if (name == kBackendCpu) return cpu;
-      return std::unique_ptr<Backend>(std::make_unique<SealedBackend>(std::move(cpu)));
+      return std::unique_ptr<Backend>(std::make_unique<Device>(std::move(cpu)));
     };
     return environment;
   }
@@ -144,6 +171,32 @@ TEST_F(DeviceMemoryTest, TrainingTouchesMemoryThroughTheBackendAlone) {
     ASSERT_EQ(host.reason, kEndCompleted) << host.message;
     ASSERT_EQ(device.reason, kEndCompleted) << device.message;
     EXPECT_EQ(device.weights_sha256, host.weights_sha256);
+  }
+}
+
+// An operand wanted as codes alone is read by nobody once they are made, recomputed or not.
+TEST_F(DeviceMemoryTest, WhatWasFormedToBeQuantizedIsNotReadAgain) {
+  struct Case {
+    const char* recipe;
+    bool forms, gradients;  // as codes alone: this backend multiplies no FP8 codes
+  };
+  for (const Case& c : {Case{"fp4_foldi8", true, true}, Case{"fp4_fold8_e4m3", true, false},
+                        Case{"fp4_ms_paper", true, false}, Case{"te_fp8_current", false, false},
+                        Case{"nvfp4_te", false, false}, Case{"bf16", false, false}}) {
+    SCOPED_TRACE(c.recipe);
+    const EndRecord host = RunOn(kBackendCpu, std::string("host-") + c.recipe, c.recipe, 4);
+    ASSERT_EQ(host.reason, kEndCompleted) << host.message;
+    for (const char* recompute : {"none", "norm+swiglu", "block"}) {
+      RunConfig config = Config(std::string(recompute) + "-" + c.recipe, c.recipe, 4);
+      config.run.backend = kBackendCuda;
+      config.memory.recompute = *ParseRecompute(recompute);
+      ForgetfulBackend::formed = ForgetfulBackend::gradients = 0;
+      const EndRecord end = Run(config, Sealed<ForgetfulBackend>());
+      ASSERT_EQ(end.reason, kEndCompleted) << end.message;
+      EXPECT_EQ(end.weights_sha256, host.weights_sha256);
+      EXPECT_EQ(ForgetfulBackend::formed > 0, c.forms);
+      EXPECT_EQ(ForgetfulBackend::gradients > 0, c.gradients);
+    }
   }
 }
 

@@ -154,6 +154,25 @@ Status TimedBackend::QuantizeBoth(const Quant& first, const QuantizeContext& fir
   });
 }
 
+// A composition is timed by its parts.
+Status TimedBackend::QuantizeFormed(const OperandSource& source, const Quant& quant,
+                                    const QuantizeContext& context, QuantizedTensor* out) {
+  const Op op = source.form == OperandSource::Form::kSwiGlu ? Op::kSwiGlu : Op::kRmsNorm;
+  if (inner_.Supports({op, quant.elem}) != Support::kFast) {
+    return Backend::QuantizeFormed(source, quant, context, out);
+  }
+  return Time("quantize", [&] { return inner_.QuantizeFormed(source, quant, context, out); });
+}
+
+Status TimedBackend::SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+                                           const std::array<QuantizeTarget, 2>& dgate,
+                                           const std::array<QuantizeTarget, 2>& dup) {
+  if (inner_.Supports({Op::kSwiGlu, dgate[0].quant->elem}) != Support::kFast) {
+    return Backend::SwiGluBackwardToCodes(dout, gate, up, dgate, dup);
+  }
+  return Time("quantize", [&] { return inner_.SwiGluBackwardToCodes(dout, gate, up, dgate, dup); });
+}
+
 Status TimedBackend::Dequantize(const QuantizedTensor& x, TensorView decoded) {
   return Time("dequantize", [&] { return inner_.Dequantize(x, decoded); });
 }

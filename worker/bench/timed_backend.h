@@ -8,6 +8,7 @@
 // outlive it; memory is the inner backend's.
 #pragma once
 
+#include <array>
 #include <span>
 #include <string>
 #include <utility>
@@ -79,6 +80,11 @@ class TimedBackend : public Backend {
   Status QuantizeBoth(const Quant& first, const QuantizeContext& first_context, const Quant& second,
                       const QuantizeContext& second_context, ConstTensorView x,
                       QuantizedTensor* first_out, QuantizedTensor* second_out) override;
+  Status QuantizeFormed(const OperandSource& source, const Quant& quant,
+                        const QuantizeContext& context, QuantizedTensor* out) override;
+  Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+                               const std::array<QuantizeTarget, 2>& dgate,
+                               const std::array<QuantizeTarget, 2>& dup) override;
   Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
                        ConstTensorView weight, const QuantizedTensor& quantized,

@@ -122,6 +122,26 @@ Status TransformerBlock::SetInputs(const BlockPass& pass, Input source, ConstTen
   return OkStatus();
 }
 
+Status TransformerBlock::FormInputs(const BlockPass& pass, Input source,
+                                    const OperandSource& rows) {
+  LinearInput* only = nullptr;
+  int readers = 0;
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    if (input_sources_[i] != source) continue;
+    only = &inputs_[i];
+    ++readers;
+  }
+  if (readers == 1) {
+    return pass.again ? only->SetAgain(pass.step, rows) : only->Set(pass.step, rows);
+  }
+  RETURN_IF_ERROR(FormRows(backend_, rows));
+  return SetInputs(pass, source, rows.rows);
+}
+
+QuantizedLinear::Call TransformerBlock::CallOf(BlockParameter which) {
+  return {&linear(which), &input_of(which), weight(which), gradient(which)};
+}
+
 LinearInput& TransformerBlock::input_of(BlockParameter which) {
   return inputs_[input_index_[LinearIndex(which)]];
 }
@@ -168,10 +188,10 @@ AttentionParams TransformerBlock::Attention(const BlockPass& pass) const {
 
 Status TransformerBlock::FormAttentionIn(const BlockPass& pass) {
   const BlockViews& v = views_;
-  RETURN_IF_ERROR(backend_.RmsNormForward(v.input, weight(BlockParameter::kInputNorm),
-                                          static_cast<float>(model_.norm_eps), v.attention_in,
-                                          v.input_rstd));
-  return SetInputs(pass, kAttentionIn, v.attention_in);
+  return FormInputs(
+      pass, kAttentionIn,
+      OperandSource::RmsNorm(v.input, weight(BlockParameter::kInputNorm),
+                             static_cast<float>(model_.norm_eps), v.input_rstd, v.attention_in));
 }
 
 Status TransformerBlock::FormAttention(const BlockPass& pass) {
@@ -196,18 +216,18 @@ Status TransformerBlock::FormMiddle(const BlockPass& pass) {
 Status TransformerBlock::FormMiddleAndMlpIn(const BlockPass& pass) {
   const BlockViews& v = views_;
   RETURN_IF_ERROR(Project(pass, BlockParameter::kOutput, v.middle));
-  RETURN_IF_ERROR(backend_.AddRmsNormForward(v.middle, v.input, weight(BlockParameter::kPostNorm),
-                                             static_cast<float>(model_.norm_eps), v.middle,
-                                             v.mlp_in, v.middle_rstd));
-  return SetInputs(pass, kMlpIn, v.mlp_in);
+  return FormInputs(pass, kMlpIn,
+                    OperandSource::AddRmsNorm(v.middle, v.input, weight(BlockParameter::kPostNorm),
+                                              static_cast<float>(model_.norm_eps), v.middle,
+                                              v.middle_rstd, v.mlp_in));
 }
 
 Status TransformerBlock::FormMlpIn(const BlockPass& pass) {
   const BlockViews& v = views_;
-  RETURN_IF_ERROR(backend_.RmsNormForward(v.middle, weight(BlockParameter::kPostNorm),
-                                          static_cast<float>(model_.norm_eps), v.mlp_in,
-                                          v.middle_rstd));
-  return SetInputs(pass, kMlpIn, v.mlp_in);
+  return FormInputs(
+      pass, kMlpIn,
+      OperandSource::RmsNorm(v.middle, weight(BlockParameter::kPostNorm),
+                             static_cast<float>(model_.norm_eps), v.middle_rstd, v.mlp_in));
 }
 
 Status TransformerBlock::FormGateUp(const BlockPass& pass) {
@@ -217,8 +237,7 @@ Status TransformerBlock::FormGateUp(const BlockPass& pass) {
 
 Status TransformerBlock::FormMlpHidden(const BlockPass& pass) {
   const BlockViews& v = views_;
-  RETURN_IF_ERROR(backend_.SwiGluForward(v.gate, v.up, v.mlp_hidden));
-  return SetInputs(pass, kMlpHidden, v.mlp_hidden);
+  return FormInputs(pass, kMlpHidden, OperandSource::SwiGlu(v.gate, v.up, v.mlp_hidden));
 }
 
 Status TransformerBlock::Forward(const BlockPass& pass, TensorView output) {
@@ -246,9 +265,9 @@ Status TransformerBlock::MlpBackward(const BlockPass& pass, const GradientViews&
   if (recompute_.gate_up()) RETURN_IF_ERROR(FormGateUp(again));
   if (recompute_.mlp_hidden()) RETURN_IF_ERROR(FormMlpHidden(again));
   RETURN_IF_ERROR(ProjectBackward(pass, P::kDown, g.stream, g.hidden, false));
-  RETURN_IF_ERROR(backend_.SwiGluBackward(g.hidden, v.gate, v.up, v.gate, v.up));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kGate, v.gate, g.branch, false));
-  RETURN_IF_ERROR(ProjectBackward(pass, P::kUp, v.up, g.branch, true));
+  RETURN_IF_ERROR(QuantizedLinear::BackwardOfSwiGlu(pass.step, g.hidden, v.gate, v.up,
+                                                    CallOf(P::kGate), CallOf(P::kUp),
+                                                    pass.weight_version, g.branch));
   // The residual path keeps the stream's gradient; the norm's path adds to it.
   return backend_.RmsNormBackward(g.branch, v.middle, weight(P::kPostNorm), v.middle_rstd, g.stream,
                                   true, gradient(P::kPostNorm));

@@ -103,6 +103,9 @@ class TransformerBlock {
   static bool MakesAgain(const Recompute& recompute, Input source);
   // Quantizes x for every layer that reads it.
   Status SetInputs(const BlockPass& pass, Input source, ConstTensorView x);
+  // The same of rows that nothing else reads.
+  Status FormInputs(const BlockPass& pass, Input source, const OperandSource& rows);
+  QuantizedLinear::Call CallOf(BlockParameter which);
   LinearInput& input_of(BlockParameter which);
   Status Project(const BlockPass& pass, BlockParameter which, TensorView y);
   Status ProjectBackward(const BlockPass& pass, BlockParameter which, ConstTensorView dy,
