@@ -96,6 +96,11 @@ class CudaBackend final : public Backend {
   Status QuantizeBoth(const Quant& first, const QuantizeContext& first_context, const Quant& second,
                       const QuantizeContext& second_context, ConstTensorView x,
                       QuantizedTensor* first_out, QuantizedTensor* second_out) override;
+  Status QuantizeFormed(const OperandSource& source, const Quant& quant,
+                        const QuantizeContext& context, QuantizedTensor* out) override;
+  Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+                               const std::array<QuantizeTarget, 2>& dgate,
+                               const std::array<QuantizeTarget, 2>& dup) override;
   Status ReadCounters(QuantizedTensor* x) override;
   Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;
   Status DgeAccumulate(const WeightEstimator& estimator, ConstTensorView wgrad,
@@ -144,7 +149,7 @@ class CudaBackend final : public Backend {
   }
   Status Open();  // stream, handles, description
 
-  std::array<const Buffer*, 19> Workspaces() const;
+  std::array<const Buffer*, 20> Workspaces() const;
 
   // Notes the first id outside [0, limit) on the device; the next wait reports it.
   Status CheckIds(IdCheck check, ConstTensorView ids, int64_t limit);
@@ -174,13 +179,26 @@ class CudaBackend final : public Backend {
   Result<double> SumPartials(int64_t count);
   // gradient = product .* D, plus what it was when accumulating; estimate.cu.
   Status ApplyEstimator(const PendingFactor& pending, bool accumulate, ConstTensorView product);
-  Status OccBounds(const Quant& quant, ConstTensorView x, RowStats* stats);
+  // How often each BF16 value occurs, into histogram_.
+  template <typename Values>
+  Status CountKeys(Values x, int64_t size, bool aligned);
+  // Forms BF16 rows and counts them.
+  Status CountSwiGlu(ConstTensorView gate, ConstTensorView up, TensorView out);
+  // `counted`: histogram_ is of x.
+  Status OccBounds(const Quant& quant, ConstTensorView x, bool counted, RowStats* stats);
   Status PrepareFold(const QuantizeContext& context, ConstTensorView x, bool clamped,
                      QuantizedTensor* out);
   Status MeasureColumns(ConstTensorView x, const RowStats* stats, const QuantizedTensor& out);
   Status StartCounting(QuantizedTensor* out);
+  Status ReserveOutliers(const Quant& quant, ConstTensorView x, QuantizedTensor* out);
   Status QuantizeRows(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                      QuantizedTensor* out, TensorView decoded);
+                      QuantizedTensor* out, TensorView decoded, bool counted);
+  // Quantize of FP32 or BF16 rows.
+  Status QuantizeView(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                      QuantizedTensor* out, TensorView decoded, bool counted);
+  template <typename Measured, typename Encoded>
+  Status QuantizeTiles(const Measured& measured, const Encoded& encoded, ConstTensorView x,
+                       std::span<const QuantizeTarget> targets);
   // Small groups; group_quantize.cu.
   Status QuantizeGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                         QuantizedTensor* out, TensorView decoded);
@@ -217,7 +235,7 @@ class CudaBackend final : public Backend {
   std::unordered_map<void*, int64_t> allocations_;
   // One per purpose, so that operations may call each other.
   Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
-  Buffer histogram_, row_stats_, column_amax_, words_, code_a_, code_b_, code_out_;
+  Buffer histogram_, row_stats_, row_scan_, column_amax_, words_, code_a_, code_b_, code_out_;
   Buffer scale_a_, scale_b_, block_a_, block_b_, group_amax_, group_sums_;
 };
 

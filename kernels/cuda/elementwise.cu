@@ -40,8 +40,11 @@ Status CudaBackend::RoundToBf16(ConstTensorView x, TensorView out) {
 Status CudaBackend::SwiGluForward(ConstTensorView gate, ConstTensorView up, TensorView out) {
   RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "gate", gate, out.size()));
   RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "up", up, out.size()));
-  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "out", out, out.size()));
-  return ForEach(stream_, "SwiGluForward", out.size(), SwiGluOp{gate.f32(), up.f32(), out.f32()});
+  const DType type = out.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
+  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "out", out, out.size(), type));
+  return WithOut(out, [&](auto* to) {
+    return ForEach(stream_, "SwiGluForward", out.size(), SwiGluOp{gate.f32(), up.f32(), to});
+  });
 }
 
 Status CudaBackend::SwiGluBackward(ConstTensorView dout, ConstTensorView gate, ConstTensorView up,

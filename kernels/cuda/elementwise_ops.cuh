@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/values.cuh"
 #include "kernels/formats/bf16.h"
 
 namespace nibble::cuda {
@@ -40,25 +41,48 @@ struct RoundOp {
   float* out;
   __device__ void operator()(int64_t i) const { out[i] = formats::RoundBf16(x[i]); }
 };
+__device__ inline float SwiGluOf(float gate, float up) {
+  const float sigmoid = 1.0f / (1.0f + expf(-gate));
+  return (gate * sigmoid) * up;
+}
+template <typename Out>
 struct SwiGluOp {
   const float *gate, *up;
-  float* out;
-  __device__ void operator()(int64_t i) const {
-    const float sigmoid = 1.0f / (1.0f + expf(-gate[i]));
-    out[i] = (gate[i] * sigmoid) * up[i];
+  Out* out;
+  __device__ void operator()(int64_t i) const { Put(out, i, SwiGluOf(gate[i], up[i])); }
+};
+// SwiGLU as a source of values: whoever reads one leaves it as BF16.
+struct SwiGluValues {
+  const float *gate, *up;
+  uint16_t* out;
+  __device__ uint16_t Bits(int64_t i) const {
+    Put(out, i, SwiGluOf(gate[i], up[i]));
+    return out[i];
+  }
+  __device__ Four Together(int64_t i) const {
+    const FourFloats g = *reinterpret_cast<const FourFloats*>(gate + i);
+    const FourFloats u = *reinterpret_cast<const FourFloats*>(up + i);
+    Four four;
+    for (int k = 0; k < 4; ++k) four.x[k] = formats::ToBf16(SwiGluOf(g.x[k], u.x[k]));
+    *reinterpret_cast<Four*>(out + i) = four;
+    return four;
   }
 };
+struct SwiGluGradient {
+  float gate, up;
+};
+__device__ inline SwiGluGradient SwiGluGradientOf(float d, float gate, float up) {
+  const float sigmoid = 1.0f / (1.0f + expf(-gate));
+  const float silu = gate * sigmoid;
+  return {(d * up) * (sigmoid + silu * (1.0f - sigmoid)), d * silu};
+}
 struct SwiGluBackwardOp {
   const float *dout, *gate, *up;
   float *dgate, *dup;
   __device__ void operator()(int64_t i) const {
-    const float g = gate[i];
-    const float d = dout[i];
-    const float u = up[i];
-    const float sigmoid = 1.0f / (1.0f + expf(-g));
-    const float silu = g * sigmoid;
-    dup[i] = d * silu;
-    dgate[i] = (d * u) * (sigmoid + silu * (1.0f - sigmoid));
+    const SwiGluGradient gradient = SwiGluGradientOf(dout[i], gate[i], up[i]);
+    dup[i] = gradient.up;
+    dgate[i] = gradient.gate;
   }
 };
 

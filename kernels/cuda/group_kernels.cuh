@@ -27,7 +27,8 @@ struct GroupTask {
   RandomSource random;
   int64_t groups;
   int64_t together;  // kEden: scale groups of one correction
-  const float* x;
+  const float* x;    // nullptr: the elements are BF16
+  const uint16_t* bf16;
   double* statistics;    // (groups), of rules that look at the deviation
   uint32_t* amax;        // (groups) bits, zero before
   uint32_t* outer_amax;  // (outers) bits, zero before; of rules with an outer scale
@@ -46,6 +47,7 @@ struct GroupTask {
   uint32_t* largest;  // bits of the largest corrected scale, zero before
 
   __device__ float Source(int64_t line, int64_t position) const {
+    if (x == nullptr) return formats::FromBf16(bf16[layout.At(line, position)]);
     const float value = x[layout.At(line, position)];
     return round_source ? formats::RoundBf16(value) : value;
   }

@@ -71,7 +71,9 @@ GroupTask TaskOf(const Quant& quant, const QuantizeContext& context, ConstTensor
   task.random = {context.seed, context.step, context.stream};
   task.groups = out.scale_count();
   task.together = quant.group > 0 ? quant.correction_group / quant.group : 1;
-  task.x = x.f32();
+  const bool bf16 = x.dtype == DType::kBF16;
+  task.x = bf16 ? nullptr : x.f32();
+  task.bf16 = bf16 ? static_cast<const uint16_t*>(x.data) : nullptr;
   task.outer_divisor = out.outer_divisor;
   task.code_row_bytes = out.code_row_bytes();
   return task;
@@ -150,7 +152,8 @@ Status CudaBackend::CorrectScales(const GroupTask& task) {
 
 Status CudaBackend::QuantizeGroups(const Quant& quant, const QuantizeContext& context,
                                    ConstTensorView x, QuantizedTensor* out, TensorView decoded) {
-  RETURN_IF_ERROR(CheckView("Quantize", "x", x, x.rows, x.cols));
+  const DType type = x.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
+  RETURN_IF_ERROR(CheckView("Quantize", "x", x, x.rows, x.cols, type));
   RETURN_IF_ERROR(CheckAxes(quant, context, x.cols));
   GroupTask task{};
   RETURN_IF_ERROR(PrepareGroups(quant, context, x, out, &task));

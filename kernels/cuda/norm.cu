@@ -13,6 +13,15 @@
 #include "kernels/cuda/rope.cuh"
 
 namespace nibble::cuda {
+namespace {
+
+// Rows as FP32, or as the BF16 that a quantizer takes.
+Status CheckRows(const char* op, const TensorView& out, int64_t rows, int64_t cols) {
+  const DType type = out.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
+  return CheckView(op, "out", out, rows, cols, type);
+}
+
+}  // namespace
 
 Status CudaBackend::EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) {
   const int64_t width = table.cols;
@@ -41,13 +50,15 @@ Status CudaBackend::EmbeddingBackward(ConstTensorView ids, ConstTensorView dout,
 Status CudaBackend::RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon,
                                    TensorView out, TensorView rstd) {
   RETURN_IF_ERROR(CheckView("RmsNormForward", "x", x, x.rows, x.cols));
-  RETURN_IF_ERROR(CheckView("RmsNormForward", "out", out, x.rows, x.cols));
+  RETURN_IF_ERROR(CheckRows("RmsNormForward", out, x.rows, x.cols));
   RETURN_IF_ERROR(CheckSameSize("RmsNormForward", "weight", weight, x.cols));
   RETURN_IF_ERROR(CheckSameSize("RmsNormForward", "rstd", rstd, x.rows));
   if (x.size() == 0) return OkStatus();
-  RmsNormKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(
-      x.f32(), weight.f32(), epsilon, x.rows, x.cols, out.f32(), rstd.f32());
-  return LaunchStatus("RmsNormForward");
+  return WithOut(out, [&](auto* to) {
+    RmsNormKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(x.f32(), weight.f32(), epsilon,
+                                                                 x.rows, x.cols, to, rstd.f32());
+    return LaunchStatus("RmsNormForward");
+  });
 }
 
 Status CudaBackend::AddRmsNormForward(ConstTensorView a, ConstTensorView b, ConstTensorView weight,
@@ -56,14 +67,15 @@ Status CudaBackend::AddRmsNormForward(ConstTensorView a, ConstTensorView b, Cons
   RETURN_IF_ERROR(CheckView("AddRmsNormForward", "a", a, sum.rows, sum.cols));
   RETURN_IF_ERROR(CheckView("AddRmsNormForward", "b", b, sum.rows, sum.cols));
   RETURN_IF_ERROR(CheckView("AddRmsNormForward", "sum", sum, sum.rows, sum.cols));
-  RETURN_IF_ERROR(CheckView("AddRmsNormForward", "out", out, sum.rows, sum.cols));
+  RETURN_IF_ERROR(CheckRows("AddRmsNormForward", out, sum.rows, sum.cols));
   RETURN_IF_ERROR(CheckSameSize("AddRmsNormForward", "weight", weight, sum.cols));
   RETURN_IF_ERROR(CheckSameSize("AddRmsNormForward", "rstd", rstd, sum.rows));
   if (sum.size() == 0) return OkStatus();
-  AddRmsNormKernel<<<GridForRows(sum.rows), kThreads, 0, stream_>>>(
-      a.f32(), b.f32(), weight.f32(), epsilon, sum.rows, sum.cols, sum.f32(), out.f32(),
-      rstd.f32());
-  return LaunchStatus("AddRmsNormForward");
+  return WithOut(out, [&](auto* to) {
+    AddRmsNormKernel<<<GridForRows(sum.rows), kThreads, 0, stream_>>>(
+        a.f32(), b.f32(), weight.f32(), epsilon, sum.rows, sum.cols, sum.f32(), to, rstd.f32());
+    return LaunchStatus("AddRmsNormForward");
+  });
 }
 
 Status CudaBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // RMSNorm, alone and with the residual sum before it, and its backward. A block takes a row; its
-// sum of squares has a fixed tree, the same in both kernels, so they give the same bits.
+// sum of squares has a fixed tree, the same in both kernels, so they give the same bits. Out:
+// float, or uint16_t for the BF16 that a quantizer takes.
 //
 // Thread-safety: kernels, ordered by their stream.
 #pragma once
@@ -9,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/values.cuh"
 
 namespace nibble::cuda {
 
@@ -17,8 +19,9 @@ __device__ inline float InverseRms(float squares, int64_t width, float epsilon) 
   return 1.0f / sqrtf(mean + epsilon);
 }
 
+template <typename Out>
 __global__ void RmsNormKernel(const float* x, const float* weight, float epsilon, int64_t rows,
-                              int64_t width, float* out, float* rstd) {
+                              int64_t width, Out* out, float* rstd) {
   for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
     const float* row = x + t * width;
     float sum = 0;
@@ -26,17 +29,18 @@ __global__ void RmsNormKernel(const float* x, const float* weight, float epsilon
     const float scale = InverseRms(sum, width, epsilon);
     if (threadIdx.x == 0) rstd[t] = scale;
     for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-      out[t * width + i] = (row[i] * scale) * weight[i];
+      Put(out, t * width + i, (row[i] * scale) * weight[i]);
     }
   }
 }
 
 inline constexpr int kNormHeld = 16;  // numbers of a row that a thread keeps in registers
 
-// sum = a + b, 8 bytes read and 8 written per element: what a row's threads have added they keep
-// for the second half, up to kNormHeld each. sum may be a or b.
+// sum = a + b, 8 bytes read and 8 (out as BF16: 6) written per element: what a row's threads have
+// added they keep for the second half, up to kNormHeld each. sum may be a or b.
+template <typename Out>
 __global__ void AddRmsNormKernel(const float* a, const float* b, const float* weight, float epsilon,
-                                 int64_t rows, int64_t width, float* sum, float* out, float* rstd) {
+                                 int64_t rows, int64_t width, float* sum, Out* out, float* rstd) {
   for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
     float held[kNormHeld];
     float squares = 0;
@@ -59,10 +63,10 @@ __global__ void AddRmsNormKernel(const float* a, const float* b, const float* we
     for (int k = 0; k < kNormHeld; ++k) {
       const int64_t i = static_cast<int64_t>(k) * kThreads + threadIdx.x;
       if (i >= width) break;
-      out[t * width + i] = (held[k] * scale) * weight[i];
+      Put(out, t * width + i, (held[k] * scale) * weight[i]);
     }
     for (int64_t i = kNormHeld * kThreads + threadIdx.x; i < width; i += kThreads) {
-      out[t * width + i] = (sum[t * width + i] * scale) * weight[i];
+      Put(out, t * width + i, (sum[t * width + i] * scale) * weight[i]);
     }
   }
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The histogram behind exact tensor quantiles: how often each BF16 order key occurs.
+// The histogram behind exact tensor quantiles, how often each BF16 order key occurs, and the values
+// of two ranks.
 //
 // Purpose: one read of x; counts gather in shared memory, 16 bits each, and reach global memory
 // once per chunk. Integers: the order does not matter. Thread-safety: kernels, ordered by their
 // stream.
 #pragma once
 
+#include "kernels/cuda/block.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/row_stats.h"
+#include "kernels/cuda/values.cuh"
 #include "kernels/formats/bf16.h"
 
 namespace nibble::cuda {
@@ -16,20 +20,38 @@ inline constexpr int kKeys = 65536;
 inline constexpr int kHistogramThreads = 1024;
 inline constexpr int64_t kHistogramChunk = 61440;  // below 2^16: no counter overflows
 inline constexpr int kHistogramBytes = kKeys * 2;
+inline constexpr int kCountBatch = 4;
 
-// counts[key] += occurrences; dynamic shared memory of kHistogramBytes.
+// counts[key] += occurrences among n values; dynamic shared memory of kHistogramBytes.
+template <typename Values>
 __global__ void __launch_bounds__(kHistogramThreads)
-    CountKeysKernel(const float* x, int64_t n, unsigned* counts) {
+    CountKeysKernel(Values x, int64_t n, unsigned* counts) {
   auto* pairs = static_cast<unsigned*>(SharedMemory());  // key 2 i in the low half of pairs[i]
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kHistogramChunk;
   for (int64_t first = blockIdx.x * kHistogramChunk; first < n; first += stride) {
     for (int i = threadIdx.x; i < kKeys / 2; i += kHistogramThreads) pairs[i] = 0;
     __syncthreads();
     const int64_t last = first + kHistogramChunk < n ? first + kHistogramChunk : n;
-    for (int64_t i = first + threadIdx.x; i < last; i += kHistogramThreads) {
-      const unsigned key = formats::Bf16OrderKey(formats::ToBf16(x[i]));
+    const auto count = [pairs](uint16_t bits) {
+      const unsigned key = formats::Bf16OrderKey(bits);
       atomicAdd(&pairs[key / 2], 1u << (key % 2 * 16));
+    };
+    // A chunk begins on a multiple of four; loads of a batch are under way together.
+    constexpr int64_t kStep = 4 * kHistogramThreads;
+    for (int64_t i = first + 4 * threadIdx.x; i + 3 < last; i += kCountBatch * kStep) {
+      Four batch[kCountBatch];
+#pragma unroll
+      for (int b = 0; b < kCountBatch; ++b) {
+        if (i + b * kStep + 3 < last) batch[b] = x.Together(i + b * kStep);
+      }
+#pragma unroll
+      for (int b = 0; b < kCountBatch; ++b) {
+        if (i + b * kStep + 3 >= last) break;
+        for (const uint16_t bits : batch[b].x) count(bits);
+      }
     }
+    const int64_t rest = last - last % 4 + threadIdx.x;
+    if (rest < last) count(x.Bits(rest));
     __syncthreads();
     for (int i = threadIdx.x; i < kKeys / 2; i += kHistogramThreads) {
       const unsigned pair = pairs[i];
@@ -39,5 +61,58 @@ __global__ void __launch_bounds__(kHistogramThreads)
     __syncthreads();
   }
 }
+
+inline constexpr int kStepKeys = 128;  // that a warp reads at once, four in a lane
+inline constexpr int kKeySteps = kKeys / kStepKeys;
+
+// One block: the values of two ranks, to every row. Reads the histogram once and the two steps that
+// hold the ranks again.
+__global__ void TensorBoundsKernel(const unsigned* counts, int64_t low_rank, int64_t high_rank,
+                                   int64_t rows, RowStats* stats) {
+  __shared__ unsigned sums[kKeySteps];
+  __shared__ int64_t starts[kKeySteps + 1];
+  __shared__ unsigned chosen[2][kStepKeys];
+  __shared__ int steps[2];
+  __shared__ float bounds[2];
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int step = thread / 32; step < kKeySteps; step += kWarps) {
+    const auto four =
+        *reinterpret_cast<const Pack<unsigned, 4>*>(counts + step * kStepKeys + thread % 32 * 4);
+    const unsigned sum =
+        __reduce_add_sync(0xFFFFFFFFu, four.x[0] + four.x[1] + four.x[2] + four.x[3]);
+    if (thread % 32 == 0) sums[step] = sum;
+  }
+  __syncthreads();
+  for (int step = thread; step <= kKeySteps; step += kThreads) {
+    int64_t before = 0;
+    for (int i = 0; i < step; ++i) before += sums[i];
+    starts[step] = before;
+  }
+  __syncthreads();
+  const auto holds = [](int64_t before, int64_t count, int64_t rank) {
+    return before <= rank && rank < before + count;
+  };
+  for (int step = thread; step < kKeySteps; step += kThreads) {
+    if (holds(starts[step], sums[step], low_rank)) steps[0] = step;
+    if (holds(starts[step], sums[step], high_rank)) steps[1] = step;
+  }
+  __syncthreads();
+  const int side = thread / kStepKeys, place = thread % kStepKeys;
+  const int key = steps[side] * kStepKeys + place;
+  const unsigned mine = counts[key];
+  chosen[side][place] = mine;
+  __syncthreads();
+  int64_t before = starts[steps[side]];
+  for (int i = 0; i < place; ++i) before += chosen[side][i];
+  if (holds(before, mine, side == 0 ? low_rank : high_rank)) {
+    bounds[side] = formats::FromBf16(formats::Bf16FromOrderKey(static_cast<uint16_t>(key)));
+  }
+  __syncthreads();
+  for (int64_t row = thread; row < rows; row += kThreads) {
+    stats[row].low = bounds[0];
+    stats[row].high = bounds[1];
+  }
+}
+static_assert(kThreads == 2 * kStepKeys);
 
 }  // namespace nibble::cuda

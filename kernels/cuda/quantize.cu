@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/quantize_kernels.cuh"
+#include "kernels/cuda/row_kernels.cuh"
 #include "kernels/group_rules.h"
 
 namespace nibble::cuda {
@@ -101,9 +102,11 @@ Status CudaBackend::MeasureColumns(ConstTensorView x, const RowStats* stats,
       CudaStatus(cudaMemsetAsync(columns, 0, static_cast<size_t>(x.cols) * 4, stream_), "memset"));
   const dim3 grid(static_cast<unsigned>((x.cols + kStripColumns - 1) / kStripColumns),
                   GridForRows((x.rows + kRowsPerChunk - 1) / kRowsPerChunk));
-  MeasureColumnsKernel<<<grid, kThreads, 0, stream_>>>(x.f32(), FoldOf(out), stats, x.rows, x.cols,
-                                                       columns);
-  return LaunchStatus("Quantize");
+  return WithValues(x, [&](auto values) {
+    MeasureColumnsKernel<<<grid, kThreads, 0, stream_>>>(values, FoldOf(out), stats, x.rows, x.cols,
+                                                         columns);
+    return LaunchStatus("Quantize");
+  });
 }
 
 Status CudaBackend::SetScales(const Quant& quant, ConstTensorView x, const RowStats* stats,
@@ -117,11 +120,22 @@ Status CudaBackend::SetScales(const Quant& quant, ConstTensorView x, const RowSt
     offsets = static_cast<int32_t*>(out->residual_offsets.data());
   }
   RETURN_IF_ERROR(StartCounting(out));
+  if (!residual && axis != ScaleAxis::kTensor) {
+    RETURN_IF_ERROR(CudaStatus(
+        cudaMemsetAsync(out->counters.data(), 0, sizeof(QuantizeCounters), stream_), "Quantize"));
+    return ForEach(stream_, "Quantize", out->scale_count(),
+                   VectorScalesOp{quant.scale, quant.scale_max, stats,
+                                  axis == ScaleAxis::kColumn ? columns : nullptr,
+                                  static_cast<float*>(out->enc.data()), CountersOf(*out)});
+  }
   ScalesKernel<<<1, kThreads, 0, stream_>>>({quant.scale, quant.scale_max, axis, x.rows, x.cols,
                                              stats, columns, static_cast<float*>(out->enc.data()),
                                              out->comp, offsets, CountersOf(*out)});
   RETURN_IF_ERROR(LaunchStatus("Quantize"));
-  if (!residual) return OkStatus();
+  return residual ? ReserveOutliers(quant, x, out) : OkStatus();
+}
+
+Status CudaBackend::ReserveOutliers(const Quant& quant, ConstTensorView x, QuantizedTensor* out) {
   out->residual_count = MostOutliers(quant.pre, x);
   RETURN_IF_ERROR(out->residual_columns.Reserve(*this, out->residual_count * 4));
   return out->residual_values.Reserve(*this, out->residual_count * ResidualValueBytes(out->comp));
@@ -148,7 +162,7 @@ Status CudaBackend::ReadCounters(QuantizedTensor* x) {
 
 namespace {
 
-// Everything but what outliers need.
+// Everything but the bounds.
 EncodeTask EncodeTaskOf(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                         const QuantizedTensor& out, TensorView decoded) {
   EncodeTask task{};
@@ -164,11 +178,21 @@ EncodeTask EncodeTaskOf(const Quant& quant, const QuantizeContext& context, Cons
   task.rows = x.rows;
   task.cols = x.cols;
   task.code_row_bytes = out.code_row_bytes();
-  task.x = x.f32();
   task.enc = static_cast<float*>(out.enc.data());
   task.codes = out.has_codes ? static_cast<uint8_t*>(out.codes.data()) : nullptr;
   task.decoded = decoded.data == nullptr ? nullptr : decoded.f32();
+  if (out.comp == OccComp::kNone) return task;
+  task.offsets = static_cast<const int32_t*>(out.residual_offsets.data());
+  task.columns = static_cast<int32_t*>(out.residual_columns.data());
+  task.values = out.residual_values.data();
   return task;
+}
+
+// Outliers whose scale is the tensor's need a second look at it.
+bool InOnePass(const Quant& quant, ConstTensorView x, const QuantizedTensor& out) {
+  if (!out.per_row() || out.comp == OccComp::kE4M3) return false;
+  return out.comp == OccComp::kNone ||
+         (x.cols <= kMostScanned && MostOutliers(quant.pre, x) < kMostOutliers);
 }
 
 }  // namespace
@@ -178,32 +202,54 @@ Status CudaBackend::Encode(const Quant& quant, const QuantizeContext& context, C
   if (out->has_codes) RETURN_IF_ERROR(out->codes.Reserve(*this, out->rows * out->code_row_bytes()));
   EncodeTask task = EncodeTaskOf(quant, context, x, *out, decoded);
   task.stats = stats;
-  if (out->comp != OccComp::kNone) {
-    task.offsets = static_cast<const int32_t*>(out->residual_offsets.data());
-    task.columns = static_cast<int32_t*>(out->residual_columns.data());
-    task.values = out->residual_values.data();
-  }
-  EncodeRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(task);
-  return LaunchStatus("Quantize");
+  return WithValues(x, [&](auto values) {
+    EncodeRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(task, values);
+    return LaunchStatus("Quantize");
+  });
 }
 
-// A scale per row and no bounds: measured and encoded in one pass.
+// A scale per row: measured and encoded in one pass.
 Status CudaBackend::QuantizeRows(const Quant& quant, const QuantizeContext& context,
-                                 ConstTensorView x, QuantizedTensor* out, TensorView decoded) {
+                                 ConstTensorView x, QuantizedTensor* out, TensorView decoded,
+                                 bool counted) {
   RETURN_IF_ERROR(out->enc.Reserve(*this, out->scale_count() * 4));
   if (out->has_codes) RETURN_IF_ERROR(out->codes.Reserve(*this, out->rows * out->code_row_bytes()));
   RETURN_IF_ERROR(StartCounting(out));
-  RETURN_IF_ERROR(CudaStatus(
-      cudaMemsetAsync(out->counters.data(), 0, sizeof(QuantizeCounters), stream_), "Quantize"));
-  QuantizeRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(
-      EncodeTaskOf(quant, context, x, *out, decoded), quant.scale_max,
-      &CountersOf(*out)->nonfinite_amax);
-  return LaunchStatus("Quantize");
+  const auto zero = [&](void* memory, size_t bytes) {
+    return CudaStatus(cudaMemsetAsync(memory, 0, bytes, stream_), "Quantize");
+  };
+  RETURN_IF_ERROR(zero(out->counters.data(), sizeof(QuantizeCounters)));
+  RowTask task{};
+  if (quant.pre.enabled) {
+    RETURN_IF_ERROR(row_stats_.Reserve(*this, x.rows * static_cast<int64_t>(sizeof(RowStats))));
+    RETURN_IF_ERROR(OccBounds(quant, x, counted, static_cast<RowStats*>(row_stats_.data())));
+  }
+  if (out->comp != OccComp::kNone) {
+    RETURN_IF_ERROR(out->residual_offsets.Reserve(*this, (out->rows + 1) * 4));
+    RETURN_IF_ERROR(ReserveOutliers(quant, x, out));
+    const int64_t words = x.rows + 2;
+    RETURN_IF_ERROR(row_scan_.Reserve(*this, words * 4));
+    RETURN_IF_ERROR(zero(row_scan_.data(), static_cast<size_t>(words) * 4));
+    auto* const scan = static_cast<uint32_t*>(row_scan_.data());
+    task.scan = {scan, scan + 1, scan + 2};
+    task.offsets = static_cast<int32_t*>(out->residual_offsets.data());
+  }
+  task.encode = EncodeTaskOf(quant, context, x, *out, decoded);
+  task.encode.stats = quant.pre.enabled ? static_cast<const RowStats*>(row_stats_.data()) : nullptr;
+  task.max = quant.scale_max;
+  task.in_fours = InFours(x.cols, {x.data});
+  task.counters = CountersOf(*out);
+  return WithValues(x, [&](auto values) {
+    QuantizeRowsKernel<<<GridForRows(x.rows), kThreads, static_cast<size_t>(HeldBytes(x.cols)),
+                         stream_>>>(task, values);
+    return LaunchStatus("Quantize");
+  });
 }
 
 Status CudaBackend::PrepareQuantize(const Quant& quant, const QuantizeContext& context,
                                     ConstTensorView x, QuantizedTensor* out) {
-  RETURN_IF_ERROR(CheckView("Quantize", "x", x, x.rows, x.cols));
+  const DType type = x.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
+  RETURN_IF_ERROR(CheckView("Quantize", "x", x, x.rows, x.cols, type));
   RETURN_IF_ERROR(CheckQuant(quant, context));
   out->rows = x.rows;
   out->cols = x.cols;
@@ -223,19 +269,27 @@ Status CudaBackend::PrepareQuantize(const Quant& quant, const QuantizeContext& c
 
 Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                              QuantizedTensor* out, TensorView decoded) {
+  return QuantizeView(quant, context, x, out, decoded, false);
+}
+
+Status CudaBackend::QuantizeView(const Quant& quant, const QuantizeContext& context,
+                                 ConstTensorView x, QuantizedTensor* out, TensorView decoded,
+                                 bool counted) {
   if (decoded.data != nullptr) {
     RETURN_IF_ERROR(CheckView("Quantize", "decoded", decoded, x.rows, x.cols));
   }
   if (IsGrouped(quant.block)) return QuantizeGroups(quant, context, x, out, decoded);
   RETURN_IF_ERROR(PrepareQuantize(quant, context, x, out));
   if (x.size() == 0) return OkStatus();
-  if (out->per_row() && !quant.pre.enabled) return QuantizeRows(quant, context, x, out, decoded);
+  if (InOnePass(quant, x, *out)) return QuantizeRows(quant, context, x, out, decoded, counted);
   RETURN_IF_ERROR(row_stats_.Reserve(*this, x.rows * static_cast<int64_t>(sizeof(RowStats))));
   RowStats* stats = static_cast<RowStats*>(row_stats_.data());
-  RETURN_IF_ERROR(OccBounds(quant, x, stats));
-  MeasureRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(x.f32(), FoldOf(*out), x.rows,
-                                                                   x.cols, stats);
-  RETURN_IF_ERROR(LaunchStatus("Quantize"));
+  RETURN_IF_ERROR(OccBounds(quant, x, counted, stats));
+  RETURN_IF_ERROR(WithValues(x, [&](auto values) {
+    MeasureRowsKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(values, FoldOf(*out), x.rows,
+                                                                     x.cols, stats);
+    return LaunchStatus("Quantize");
+  }));
   if (out->per_column()) RETURN_IF_ERROR(MeasureColumns(x, stats, *out));
   RETURN_IF_ERROR(
       SetScales(quant, x, stats, static_cast<const uint32_t*>(column_amax_.data()), out));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// QuantizeBoth: one pass to measure, one to encode; kernels: quantize_both_kernels.cuh.
+// Gradients quantized twice each: one pass to measure, one to encode; kernels:
+// quantize_both_kernels.cuh.
+#include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/quantize_both_kernels.cuh"
@@ -8,12 +10,10 @@
 namespace nibble::cuda {
 namespace {
 
-MeasureSide MeasureSideOf(const QuantizedTensor& q, RowStats* stats, uint32_t* columns) {
-  return {FoldOf(q), AxisOf(q), stats, columns};
-}
-
-EncodeSide EncodeSideOf(const Quant& quant, const QuantizeContext& context,
-                        const QuantizedTensor& q) {
+EncodeSide EncodeSideOf(const QuantizeTarget& target) {
+  const Quant& quant = *target.quant;
+  const QuantizeContext& context = *target.context;
+  const QuantizedTensor& q = *target.out;
   return {quant.elem,
           quant.round,
           {context.seed, context.step, context.stream},
@@ -25,46 +25,81 @@ EncodeSide EncodeSideOf(const Quant& quant, const QuantizeContext& context,
           q.code_row_bytes()};
 }
 
+// Whether a tensor of this shape can be quantized together with others.
+bool InTiles(const QuantizeTarget& target, ConstTensorView x) {
+  const Quant& quant = *target.quant;
+  return !quant.pre.enabled && !IsGrouped(quant.block) && target.context->history == nullptr &&
+         !quant.has_history() && target.context->keep_codes && x.size() > 0 &&
+         InFours(x.cols, {x.data});
+}
+
 }  // namespace
+
+// `measured` forms the tensors, `encoded` finds them again; two targets for each.
+template <typename Measured, typename Encoded>
+Status CudaBackend::QuantizeTiles(const Measured& measured, const Encoded& encoded,
+                                  ConstTensorView x, std::span<const QuantizeTarget> targets) {
+  const auto count = static_cast<int64_t>(targets.size());
+  const int64_t stats_bytes = count * x.rows * static_cast<int64_t>(sizeof(RowStats));
+  const int64_t column_bytes = count * x.cols * 4;
+  RETURN_IF_ERROR(row_stats_.Reserve(*this, stats_bytes));
+  RETURN_IF_ERROR(column_amax_.Reserve(*this, column_bytes));
+  auto* const stats = static_cast<RowStats*>(row_stats_.data());
+  auto* const columns = static_cast<uint32_t*>(column_amax_.data());
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMemsetAsync(stats, 0, static_cast<size_t>(stats_bytes), stream_), "memset"));
+  RETURN_IF_ERROR(CudaStatus(
+      cudaMemsetAsync(columns, 0, static_cast<size_t>(column_bytes), stream_), "memset"));
+  MeasureSides<Measured> measure;
+  for (int64_t i = 0; i < count; ++i) {
+    const QuantizeTarget& to = targets[static_cast<size_t>(i)];
+    RETURN_IF_ERROR(PrepareQuantize(*to.quant, *to.context, x, to.out));
+    measure.of[i / 2][i % 2] = {FoldOf(*to.out), AxisOf(*to.out), stats + i * x.rows,
+                                columns + i * x.cols};
+  }
+  const dim3 tiles(static_cast<unsigned>((x.cols + kThreads - 1) / kThreads),
+                   GridForRows((x.rows + kMeasureRows - 1) / kMeasureRows));
+  MeasureBothKernel<<<tiles, kThreads, 0, stream_>>>(measured, x.rows, x.cols, measure);
+  RETURN_IF_ERROR(LaunchStatus("QuantizeBoth"));
+  EncodeSides<Encoded> encode;
+  for (int64_t i = 0; i < count; ++i) {
+    const QuantizeTarget& to = targets[static_cast<size_t>(i)];
+    RETURN_IF_ERROR(SetScales(*to.quant, x, stats + i * x.rows, columns + i * x.cols, to.out));
+    RETURN_IF_ERROR(to.out->codes.Reserve(*this, to.out->rows * to.out->code_row_bytes()));
+    encode.of[i / 2][i % 2] = EncodeSideOf(to);
+  }
+  EncodeBothKernel<<<GridFor(x.size() / kTogether), kThreads, 0, stream_>>>(encoded, x.rows, x.cols,
+                                                                            encode);
+  return LaunchStatus("QuantizeBoth");
+}
 
 Status CudaBackend::QuantizeBoth(const Quant& first, const QuantizeContext& first_context,
                                  const Quant& second, const QuantizeContext& second_context,
                                  ConstTensorView x, QuantizedTensor* first_out,
                                  QuantizedTensor* second_out) {
-  const bool together = !first.pre.enabled && !second.pre.enabled && !IsGrouped(first.block) &&
-                        !IsGrouped(second.block) && first_context.history == nullptr &&
-                        second_context.history == nullptr && first_context.keep_codes &&
-                        second_context.keep_codes && x.size() > 0 && x.cols % kTogether == 0;
-  if (!together) {
+  const std::array<QuantizeTarget, 2> targets = {
+      {{&first, &first_context, first_out}, {&second, &second_context, second_out}}};
+  if (!InTiles(targets[0], x) || !InTiles(targets[1], x)) {
     return Backend::QuantizeBoth(first, first_context, second, second_context, x, first_out,
                                  second_out);
   }
-  RETURN_IF_ERROR(PrepareQuantize(first, first_context, x, first_out));
-  RETURN_IF_ERROR(PrepareQuantize(second, second_context, x, second_out));
-  const int64_t stats_bytes = 2 * x.rows * static_cast<int64_t>(sizeof(RowStats));
-  RETURN_IF_ERROR(row_stats_.Reserve(*this, stats_bytes));
-  RETURN_IF_ERROR(column_amax_.Reserve(*this, 2 * x.cols * 4));
-  auto* stats = static_cast<RowStats*>(row_stats_.data());
-  auto* columns = static_cast<uint32_t*>(column_amax_.data());
-  RETURN_IF_ERROR(
-      CudaStatus(cudaMemsetAsync(stats, 0, static_cast<size_t>(stats_bytes), stream_), "memset"));
-  RETURN_IF_ERROR(CudaStatus(
-      cudaMemsetAsync(columns, 0, static_cast<size_t>(2 * x.cols) * 4, stream_), "memset"));
-  const dim3 tiles(static_cast<unsigned>((x.cols + kThreads - 1) / kThreads),
-                   GridForRows((x.rows + kMeasureRows - 1) / kMeasureRows));
-  MeasureBothKernel<<<tiles, kThreads, 0, stream_>>>(
-      x.f32(), x.rows, x.cols, MeasureSideOf(*first_out, stats, columns),
-      MeasureSideOf(*second_out, stats + x.rows, columns + x.cols));
-  RETURN_IF_ERROR(LaunchStatus("QuantizeBoth"));
-  RETURN_IF_ERROR(SetScales(first, x, stats, columns, first_out));
-  RETURN_IF_ERROR(SetScales(second, x, stats + x.rows, columns + x.cols, second_out));
-  for (QuantizedTensor* out : {first_out, second_out}) {
-    RETURN_IF_ERROR(out->codes.Reserve(*this, out->rows * out->code_row_bytes()));
+  const OneTensor<F32Values> source{{x.f32()}};
+  return QuantizeTiles(source, source, x, targets);
+}
+
+Status CudaBackend::SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+                                          const std::array<QuantizeTarget, 2>& dgate,
+                                          const std::array<QuantizeTarget, 2>& dup) {
+  const std::array<QuantizeTarget, 4> targets = {dgate[0], dgate[1], dup[0], dup[1]};
+  for (const QuantizeTarget& target : targets) {
+    if (!InTiles(target, gate)) {
+      return Backend::SwiGluBackwardToCodes(dout, gate, up, dgate, dup);
+    }
   }
-  EncodeBothKernel<<<GridFor(x.size() / kTogether), kThreads, 0, stream_>>>(
-      x.f32(), x.rows, x.cols, EncodeSideOf(first, first_context, *first_out),
-      EncodeSideOf(second, second_context, *second_out));
-  return LaunchStatus("QuantizeBoth");
+  RETURN_IF_ERROR(CheckView("SwiGluBackwardToCodes", "dout", dout, gate.rows, gate.cols));
+  RETURN_IF_ERROR(CheckView("SwiGluBackwardToCodes", "up", up, gate.rows, gate.cols));
+  return QuantizeTiles(SwiGluGradients{dout.f32(), gate.f32(), up.f32()}, GradientPairs{gate.f32()},
+                       gate, targets);
 }
 
 }  // namespace nibble::cuda

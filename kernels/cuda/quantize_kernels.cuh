@@ -11,6 +11,7 @@
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/quantize_parts.cuh"
 #include "kernels/cuda/row_stats.h"
+#include "kernels/cuda/values.cuh"
 #include "kernels/formats/occ.h"
 #include "kernels/formats/scales.h"
 
@@ -36,7 +37,8 @@ __global__ void FoldKernel(const float* enc, bool per_row, const uint8_t* codes,
   }
 }
 
-__global__ void MeasureRowsKernel(const float* x, Fold fold, int64_t rows, int64_t cols,
+template <typename Values>
+__global__ void MeasureRowsKernel(Values x, Fold fold, int64_t rows, int64_t cols,
                                   RowStats* stats) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const float low = stats[row].low;
@@ -44,7 +46,7 @@ __global__ void MeasureRowsKernel(const float* x, Fold fold, int64_t rows, int64
     uint32_t amax = 0, residual = 0;
     int32_t count = 0;
     for (int64_t i = threadIdx.x; i < cols; i += kThreads) {
-      const float value = fold.Apply(formats::RoundBf16(x[row * cols + i]), row, i);
+      const float value = fold.Apply(x.At(row * cols + i), row, i);
       const float clamped = formats::OccClamp(value, low, high);
       amax = formats::AmaxUpdate(amax, clamped);
       residual = formats::AmaxUpdate(residual, value - clamped);
@@ -64,7 +66,8 @@ __global__ void MeasureRowsKernel(const float* x, Fold fold, int64_t rows, int64
 inline constexpr int kStripColumns = 32;
 
 // columns[c] = max over rows; grid (strips of 32 columns, chunks of rows). columns starts as zeros.
-__global__ void MeasureColumnsKernel(const float* x, Fold fold, const RowStats* stats, int64_t rows,
+template <typename Values>
+__global__ void MeasureColumnsKernel(Values x, Fold fold, const RowStats* stats, int64_t rows,
                                      int64_t cols, uint32_t* columns) {
   __shared__ uint32_t shared[kThreads];
   constexpr int kLanes = kThreads / kStripColumns;
@@ -75,7 +78,7 @@ __global__ void MeasureColumnsKernel(const float* x, Fold fold, const RowStats* 
   const int64_t last = first + chunk < rows ? first + chunk : rows;
   uint32_t amax = 0;
   for (int64_t row = first + threadIdx.x / kStripColumns; col < cols && row < last; row += kLanes) {
-    const float value = fold.Apply(formats::RoundBf16(x[row * cols + col]), row, col);
+    const float value = fold.Apply(x.At(row * cols + col), row, col);
     amax = formats::AmaxUpdate(amax, formats::OccClamp(value, stats[row].low, stats[row].high));
   }
   shared[threadIdx.x] = amax;
@@ -161,6 +164,21 @@ __global__ void ScalesKernel(ScaleTask t) {
   *t.counters = {count, nonfinite, residual_enc};
 }
 
+// Scales of rows or columns without outliers, as many threads as scales. counters: zeros before.
+struct VectorScalesOp {
+  ScaleRule rule;
+  float max;
+  const RowStats* stats;    // of rows, or
+  const uint32_t* columns;  // of columns; nullptr: rows
+  float* enc;
+  QuantizeCounters* counters;
+  __device__ void operator()(int64_t i) const {
+    const uint32_t bits = columns != nullptr ? columns[i] : stats[i].amax_bits;
+    enc[i] = EncOf(rule, max, bits);
+    if (!formats::IsFinite(formats::BitsFloat(bits))) atomicAdd(&counters->nonfinite_amax, 1);
+  }
+};
+
 struct EncodeTask {
   Elem elem;
   Round round;
@@ -170,7 +188,6 @@ struct EncodeTask {
   ScaleAxis axis;
   bool turned;  // the random stream counts down the columns
   int64_t rows, cols, code_row_bytes;
-  const float* x;
   Fold fold;
   const RowStats* stats;
   float* enc;
@@ -238,55 +255,9 @@ __device__ inline void StoreRowCode(const EncodeTask& t, bool live, int64_t row,
   }
 }
 
-inline constexpr int kRowHeld = 16;  // numbers of a row that a thread keeps in registers
-
-// Measures and encodes rows with a scale of their own and no bounds: 4 bytes read per element where
-// the row fits into the registers of its block. Counts rows whose amax is not finite.
-__global__ void QuantizeRowsKernel(EncodeTask t, float max, int32_t* nonfinite) {
-  const auto source = [&t](int64_t row, int64_t col) {
-    if (col >= t.cols) return 0.0f;
-    return t.fold.Apply(formats::RoundBf16(t.x[row * t.cols + col]), row, col);
-  };
-  for (int64_t row = blockIdx.x; row < t.rows; row += gridDim.x) {
-    float held[kRowHeld];
-    uint32_t bits = 0;
-#pragma unroll
-    for (int k = 0; k < kRowHeld; ++k) {
-      held[k] = source(row, static_cast<int64_t>(k) * kThreads + threadIdx.x);
-      bits = formats::AmaxUpdate(bits, held[k]);
-    }
-    for (int64_t col = kRowHeld * kThreads + threadIdx.x; col < t.cols; col += kThreads) {
-      bits = formats::AmaxUpdate(bits, source(row, col));
-    }
-    bits = BlockMax(bits);
-    const float enc = EncOf(t.scale, max, bits);
-    if (threadIdx.x == 0) {
-      t.enc[row] = enc;
-      if (!formats::IsFinite(formats::BitsFloat(bits))) atomicAdd(nonfinite, 1);
-    }
-    const auto encode = [&](int64_t col, float value) {
-      const bool live = col < t.cols;
-      const int64_t position = t.turned ? col * t.rows + row : row * t.cols + col;
-      const float grid = RoundToGrid(t.elem, t.round, t.random, position, value * enc);
-      StoreRowCode(t, live, row, col, grid);
-      if (live && t.decoded != nullptr) {
-        t.decoded[row * t.cols + col] = t.fold.Undo(DecodeGrid(t.scale, enc, grid), row, col);
-      }
-    };
-#pragma unroll
-    for (int k = 0; k < kRowHeld; ++k) {
-      // The same for the whole block.
-      if (static_cast<int64_t>(k) * kThreads >= t.cols) break;
-      encode(static_cast<int64_t>(k) * kThreads + threadIdx.x, held[k]);
-    }
-    for (int64_t first = kRowHeld * kThreads; first < t.cols; first += kThreads) {
-      encode(first + threadIdx.x, source(row, first + threadIdx.x));
-    }
-  }
-}
-
 // One block per row, kThreads columns at a time.
-__global__ void EncodeRowsKernel(EncodeTask t) {
+template <typename Values>
+__global__ void EncodeRowsKernel(EncodeTask t, Values x) {
   for (int64_t row = blockIdx.x; row < t.rows; row += gridDim.x) {
     const float low = t.stats[row].low;
     const float high = t.stats[row].high;
@@ -295,7 +266,7 @@ __global__ void EncodeRowsKernel(EncodeTask t) {
       const int64_t col = first + threadIdx.x;
       const bool live = col < t.cols;
       const float enc = live ? EncAt(t.axis, t.enc, row, col) : 1.0f;
-      const float source = live ? formats::RoundBf16(t.x[row * t.cols + col]) : 0.0f;
+      const float source = live ? x.At(row * t.cols + col) : 0.0f;
       const float value = live ? t.fold.Apply(source, row, col) : 0.0f;
       const float clamped = formats::OccClamp(value, low, high);
       const int64_t position = t.turned ? col * t.rows + row : row * t.cols + col;

@@ -23,7 +23,7 @@
 
 #include "kernels/formats/bf16.h"
 
-#define __global__
+#define __global__ inline
 #define __device__
 #define __host__
 #define __shared__ static
@@ -243,7 +243,19 @@ inline unsigned __reduce_max_sync(unsigned, unsigned value) {
   }
   return largest;
 }
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  unsigned sum = 0;
+  for (const unsigned other : Emulator::Get().Exchange(value)) sum += other;
+  return sum;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+template <typename T>
+T atomicExch(T* at, T value) {
+  const T old = *at;
+  *at = value;
+  return old;
+}
 template <typename T>
 T atomicMax(T* at, T value) {
   const T old = *at;

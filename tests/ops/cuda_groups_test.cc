@@ -133,7 +133,12 @@ Outcome Emulated(const Quant& quant, const QuantizeContext& context, const std::
   t.random = {context.seed, context.step, context.stream};
   t.groups = shape.scale_count();
   t.together = quant.correction_group / quant.group;
-  t.x = x.data();
+  // One way round, the elements as an earlier kernel has left them.
+  std::vector<uint16_t> bf16;
+  for (const float value : x) bf16.push_back(formats::ToBf16(value));
+  t.bf16 = bf16.data();
+  const bool rounded = context.round_source && order == FiberOrder::kBackwards;
+  t.x = rounded ? nullptr : x.data();
   t.outer_divisor = HasScaleCodes(quant.scale) ? OuterScaleOf(t.rule, 1.0f).divisor : 1.0f;
   EXPECT_EQ(t.outer_divisor, shape.outer_divisor);
   t.code_row_bytes = shape.code_row_bytes();

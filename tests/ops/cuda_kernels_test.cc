@@ -9,12 +9,11 @@
 #include <limits>
 
 #include "kernels/backend.h"
-#include "kernels/cuda/ids.cuh"
-#include "kernels/cuda/loss_kernels.cuh"
 #include "kernels/cuda/occ_kernels.cuh"
 #include "kernels/cuda/quantize_both_kernels.cuh"
 #include "kernels/cuda/quantize_kernels.cuh"
 #include "kernels/cuda/rounded_adamw_kernels.cuh"
+#include "kernels/cuda/row_kernels.cuh"
 #include "kernels/formats/philox.h"
 
 namespace nibble::cuda {
@@ -91,7 +90,6 @@ class EmulatedQuantize {
     task.rows = rows;
     task.cols = cols;
     task.code_row_bytes = shape.code_row_bytes();
-    task.x = x.data();
     task.fold = fold_;
     task.stats = stats_.data();
     task.enc = result.enc.data();
@@ -106,7 +104,8 @@ class EmulatedQuantize {
       task.columns = result.columns.data();
       task.values = result.values.data();
     }
-    Launch({7}, [=] { EncodeRowsKernel(task); });
+    const F32Values values{x.data()};
+    Launch({7}, [=] { EncodeRowsKernel(task, values); });
     result.nonfinite = counters_.nonfinite_amax;
     result.residual_enc = counters_.residual_enc;
   }
@@ -139,7 +138,7 @@ class EmulatedQuantize {
     const Fold fold = fold_;
     const int64_t rows = rows_, cols = cols_;
     RowStats* stats = stats_.data();
-    const float* source = x.data();
+    const F32Values source{x.data()};
     Launch({3}, [=] { MeasureRowsKernel(source, fold, rows, cols, stats); });
     std::vector<uint32_t> columns(static_cast<size_t>(cols), 0);
     const unsigned strips = static_cast<unsigned>((cols + kStripColumns - 1) / kStripColumns);
@@ -207,13 +206,16 @@ const Case kCases[] = {
 
 // The clamping bounds of the whole tensor, by sorting.
 void Bounds(const std::vector<float>& x, double alpha, float* low, float* high) {
-  std::vector<float> sorted;
-  for (const float value : x) sorted.push_back(formats::RoundBf16(value));
+  std::vector<uint16_t> sorted;  // keys: NaN comes last
+  for (const float value : x) sorted.push_back(formats::Bf16OrderKey(formats::ToBf16(value)));
   std::sort(sorted.begin(), sorted.end());
   const formats::QuantileIndices index =
       formats::OccIndices(alpha, static_cast<int64_t>(sorted.size()));
-  *low = sorted[static_cast<size_t>(index.low)];
-  *high = sorted[static_cast<size_t>(index.high)];
+  const auto value = [&](int64_t rank) {
+    return formats::FromBf16(formats::Bf16FromOrderKey(sorted[static_cast<size_t>(rank)]));
+  };
+  *low = value(index.low);
+  *high = value(index.high);
 }
 
 class EmulatedKernels : public testing::TestWithParam<Case> {};
@@ -269,22 +271,86 @@ TEST_P(EmulatedKernels, QuantizeToTheBitsOfTheCpu) {
   }
 }
 
-// Rows without bounds are measured and encoded in one pass, within and beyond registers.
-class EmulatedRows : public testing::TestWithParam<Case> {};
+// Rows with a scale of their own, in one pass: within and beyond shared memory, with outliers, from
+// FP32 and from BF16.
+class EmulatedRows : public testing::TestWithParam<Case> {
+ protected:
+  template <typename Values>
+  Result Emulated(const Quant& quant, const QuantizeContext& context, const QuantizedTensor& q,
+                  const Values& values, bool in_fours, float* decoded, FiberOrder order) {
+    Result got;
+    got.enc.resize(static_cast<size_t>(q.rows));
+    got.codes.assign(static_cast<size_t>(q.rows * q.code_row_bytes()), 0xEE);
+    std::vector<RowStats> stats(static_cast<size_t>(q.rows), RowStats{low_, high_, 0, 0, 0});
+    std::vector<uint32_t> scan(static_cast<size_t>(q.rows + 2), 0);
+    QuantizeCounters counters{};
+    RowTask task{};
+    EncodeTask& t = task.encode;
+    t.elem = quant.elem;
+    t.round = quant.round;
+    t.scale = quant.scale;
+    t.comp = q.comp;
+    t.random = {context.seed, context.step, context.stream};
+    t.axis = ScaleAxis::kRow;
+    t.turned = context.contraction == Axis::kRows;
+    t.fold = FoldOf(q);
+    t.rows = q.rows;
+    t.cols = q.cols;
+    t.code_row_bytes = q.code_row_bytes();
+    t.enc = got.enc.data();
+    t.codes = got.codes.data();
+    t.decoded = decoded;
+    t.stats = quant.pre.enabled ? stats.data() : nullptr;
+    if (q.comp != OccComp::kNone) {
+      got.offsets.resize(static_cast<size_t>(q.rows + 1));
+      got.columns.resize(static_cast<size_t>(q.residual_count));
+      got.values.resize(got.columns.size() * (q.comp == OccComp::kBf16 ? 4 : 1));
+      t.offsets = task.offsets = got.offsets.data();
+      t.columns = got.columns.data();
+      t.values = got.values.data();
+      task.scan = {scan.data(), scan.data() + 1, scan.data() + 2};
+    }
+    task.max = quant.scale_max;
+    task.in_fours = in_fours;
+    task.counters = &counters;
+    Emulator::Get().Launch({2}, kThreads, static_cast<size_t>(HeldBytes(q.cols)), order,
+                           [&] { QuantizeRowsKernel(task, values); });
+    EXPECT_EQ(counters.residual_count, q.comp == OccComp::kNone ? 0 : q.residual_count);
+    got.nonfinite = counters.nonfinite_amax;
+    return got;
+  }
+  static void ExpectEqual(const Result& got, const Result& expected,
+                          const std::vector<float>& decoded) {
+    EXPECT_EQ(got.codes, expected.codes);
+    EXPECT_EQ(got.enc, expected.enc);
+    EXPECT_EQ(got.offsets, expected.offsets);
+    EXPECT_EQ(got.columns, expected.columns);
+    EXPECT_EQ(got.values, expected.values);
+    EXPECT_EQ(got.nonfinite, expected.nonfinite);
+    for (size_t i = 0; i < decoded.size(); ++i) {
+      if (std::isnan(decoded[i]) && std::isnan(expected.decoded[i])) continue;
+      ASSERT_EQ(formats::FloatBits(decoded[i]), formats::FloatBits(expected.decoded[i])) << i;
+    }
+  }
+  float low_ = -kInfinity, high_ = kInfinity;
+};
 
 TEST_P(EmulatedRows, InOnePassAreTheBitsOfTheCpu) {
   const Case& c = GetParam();
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
   for (const auto& [rows, cols] :
-       {std::pair<int64_t, int64_t>{1, 1}, {37, 301}, {2, kRowHeld * kThreads + 333}}) {
+       {std::pair<int64_t, int64_t>{1, 1}, {37, 301}, {9, 2052}, {2, kRowHeld + 333}}) {
+    SCOPED_TRACE(testing::Message() << c.name << ' ' << rows << 'x' << cols);
     std::vector<float> x = Source(rows, cols, 1);
     if (rows > 1) x[static_cast<size_t>(cols) + 1] = -kInfinity;
+    if (rows > 2) x[static_cast<size_t>(2 * cols) + 7] = std::nanf("");
     Quant quant;
     quant.elem = c.elem;
     quant.block = c.block;
     quant.scale = c.scale;
     quant.scale_max = c.max;
     quant.round = c.round;
+    if (c.clamp) quant.pre = {true, 0.97, OccScope::kTensor, c.comp};
     QuantizeContext context;
     context.stream = 5;
     QuantizedTensor other, q;
@@ -298,48 +364,52 @@ TEST_P(EmulatedRows, InOnePassAreTheBitsOfTheCpu) {
       context.fold = &other;
     }
     const Result expected = CpuResult(*cpu, quant, context, x, rows, cols, &q);
-    for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
-      std::vector<float> enc(static_cast<size_t>(rows)), values = x;
-      std::vector<uint8_t> codes(expected.codes.size());
-      int32_t nonfinite = 0;
-      EncodeTask task{};
-      task.elem = quant.elem;
-      task.round = quant.round;
-      task.scale = quant.scale;
-      task.random = {context.seed, context.step, context.stream};
-      task.axis = ScaleAxis::kRow;
-      task.fold = FoldOf(q);
-      task.rows = rows;
-      task.cols = cols;
-      task.code_row_bytes = q.code_row_bytes();
-      task.x = values.data();
-      task.enc = enc.data();
-      task.codes = codes.data();
-      task.decoded = values.data();  // in place
-      Emulator::Get().Launch({2}, kThreads, 0, order,
-                             [&] { QuantizeRowsKernel(task, quant.scale_max, &nonfinite); });
-      EXPECT_EQ(codes, expected.codes) << c.name << ' ' << cols;
-      EXPECT_EQ(enc, expected.enc);
-      EXPECT_EQ(nonfinite, expected.nonfinite);
-      for (size_t i = 0; i < values.size(); ++i) {
-        if (std::isnan(values[i]) && std::isnan(expected.decoded[i])) continue;
-        ASSERT_EQ(formats::FloatBits(values[i]), formats::FloatBits(expected.decoded[i])) << i;
-      }
+    if (c.clamp) Bounds(x, quant.pre.alpha, &low_, &high_);
+    std::vector<float> decoded = x;  // in place
+    ExpectEqual(Emulated(quant, context, q, F32Values{decoded.data()}, cols % 4 == 0,
+                         decoded.data(), FiberOrder::kForwards),
+                expected, decoded);
+    std::vector<uint16_t> bf16;
+    for (const float value : x) bf16.push_back(formats::ToBf16(value));
+    ExpectEqual(Emulated(quant, context, q, Bf16Values{bf16.data()}, cols % 4 == 0, nullptr,
+                         FiberOrder::kBackwards),
+                expected, {});
+  }
+}
+
+std::vector<Case> ScaledByRow() {
+  std::vector<Case> rows;
+  for (const Case& c : kCases) {
+    if (c.block == Block::kToken && c.contraction == Axis::kCols && c.comp != OccComp::kE4M3) {
+      rows.push_back(c);
     }
+  }
+  return rows;
+}
+INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedRows, testing::ValuesIn(ScaledByRow()));
+
+// Rows before, some of which have told their own number only.
+TEST(EmulatedScan, AddsUpTheRowsBefore) {
+  constexpr int64_t kRows = 90;
+  for (const int64_t ended : {-1, 0, 40, 88}) {
+    std::vector<uint32_t> words(kRows, 0);
+    int32_t expected = 0;
+    for (int64_t row = 0; row + 1 < kRows; ++row) {
+      const auto count = static_cast<uint32_t>(3 * row % 7);
+      expected += static_cast<int32_t>(count);
+      words[static_cast<size_t>(row)] =
+          row <= ended ? static_cast<uint32_t>(expected) << 2 | 2 : count << 2 | 1;
+    }
+    const RowScan scan{nullptr, nullptr, words.data()};
+    std::vector<int32_t> got(32);
+    Emulator::Get().Launch({1}, 32, 0, FiberOrder::kForwards,
+                           [&] { got[threadIdx.x] = OutliersBefore(scan, kRows - 1, 5); });
+    EXPECT_EQ(got, std::vector<int32_t>(32, expected)) << ended;
+    EXPECT_EQ(words.back(), static_cast<uint32_t>(expected + 5) << 2 | 2);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedKernels, testing::ValuesIn(kCases));
-
-std::vector<Case> RowsWithoutBounds() {
-  std::vector<Case> rows;
-  for (const Case& c : kCases) {
-    const bool alone = c.block == Block::kToken && c.contraction == Axis::kCols && !c.clamp;
-    if (alone) rows.push_back(c);
-  }
-  return rows;
-}
-INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedRows, testing::ValuesIn(RowsWithoutBounds()));
 
 // The scales the CPU gives an operand are those of the maxima measured together.
 class EmulatedBoth : public testing::TestWithParam<Elem> {};
@@ -390,11 +460,14 @@ TEST_P(EmulatedBoth, QuantizeTwiceToTheBitsOfTheCpu) {
                  codes[i].data(),
                  q.code_row_bytes()};
   }
-  const float* source = x.data();
+  using Source = OneTensor<F32Values>;
+  const Source source{{x.data()}};
+  const MeasureSides<Source> measured{{{measure[0], measure[1]}}};
+  const EncodeSides<Source> encoded{{{encode[0], encode[1]}}};
   Emulator::Get().Launch({2, 2}, kThreads, 0, FiberOrder::kBackwards,
-                         [&] { MeasureBothKernel(source, kRows, kCols, measure[0], measure[1]); });
+                         [&] { MeasureBothKernel(source, kRows, kCols, measured); });
   Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kForwards,
-                         [&] { EncodeBothKernel(source, kRows, kCols, encode[0], encode[1]); });
+                         [&] { EncodeBothKernel(source, kRows, kCols, encoded); });
   for (int i = 0; i < 2; ++i) {
     const QuantizedTensor& q = expected[i];
     for (int64_t g = 0; g < q.scale_count(); ++g) {
@@ -415,54 +488,22 @@ TEST(EmulatedHistogram, CountsEveryKey) {
   std::vector<unsigned> counts(kKeys, 0), expected(kKeys, 0);
   for (const float value : x) ++expected[formats::Bf16OrderKey(formats::ToBf16(value))];
   Emulator::Get().Launch({2}, kHistogramThreads, kHistogramBytes, FiberOrder::kBackwards, [&] {
-    CountKeysKernel(x.data(), static_cast<int64_t>(x.size()), counts.data());
+    CountKeysKernel(F32Values{x.data()}, static_cast<int64_t>(x.size()), counts.data());
   });
   EXPECT_EQ(counts, expected);
-}
-
-TEST(EmulatedCrossEntropy, EqualsTheCpu) {
-  constexpr int64_t kRows = 5, kVocabulary = 700;
-  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
-  std::vector<float> logits = Source(kRows, kVocabulary, 4);
-  logits[3 * kVocabulary + 5] = 80.0f;  // one certain row
-  std::vector<float> expected = logits, losses(kRows), expected_losses(kRows);
-  std::vector<int32_t> targets = {0, 699, Backend::kIgnoreTarget, 5, 300};
-  const ConstTensorView ids(targets.data(), 1, kRows, DType::kI32);
-  ASSERT_TRUE(cpu->CrossEntropy({expected.data(), kRows, kVocabulary}, ids, 0.25f, true,
-                                {expected_losses.data(), 1, kRows})
-                  .ok());
-  for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
-    std::vector<float> got = logits;
-    Emulator::Get().Launch({2}, kThreads, 0, order, [&] {
-      CrossEntropyKernel(got.data(), targets.data(), kRows, kVocabulary, 0.25f, true,
-                         losses.data());
+  for (const double alpha : {0.99, 0.7}) {
+    const auto index = formats::OccIndices(alpha, static_cast<int64_t>(x.size()));
+    float low = 0, high = 0;
+    Bounds(x, alpha, &low, &high);
+    std::vector<RowStats> stats(300, RowStats{});
+    Emulator::Get().Launch({1}, kThreads, 0, FiberOrder::kForwards, [&] {
+      TensorBoundsKernel(counts.data(), index.low, index.high, 300, stats.data());
     });
-    for (size_t i = 0; i < losses.size(); ++i) {
-      EXPECT_NEAR(losses[i], expected_losses[i], 2e-6f * (1 + expected_losses[i])) << i;
+    for (const RowStats& row : stats) {
+      ASSERT_EQ(row.low, low) << alpha;
+      ASSERT_EQ(row.high, high) << alpha;
     }
-    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 3e-7f) << i;
   }
-}
-
-// Ids that are none leave nothing; the first of them is noted with its position.
-TEST(EmulatedIds, BadOnesAreNotedAndLeftAlone) {
-  const std::vector<int32_t> ids = {2, -1, 9, 0, -7};
-  const std::vector<float> table = {1, 2, 3, 4, 5, 6};  // three tokens
-  std::vector<float> out(10, -1.0f);
-  for (const bool backwards : {false, true}) {
-    unsigned long long tokens = ~0ull, targets = ~0ull;
-    const CheckIdsOp check_tokens{ids.data(), 3, 0, &tokens};
-    const CheckIdsOp check_targets{ids.data(), 3, Backend::kIgnoreTarget, &targets};
-    for (int64_t i = 0; i < 5; ++i) {
-      check_tokens(backwards ? 4 - i : i);
-      check_targets(backwards ? 4 - i : i);
-    }
-    EXPECT_EQ(tokens, (1ull << 32 | 0xFFFFFFFFull));
-    EXPECT_EQ(targets, (2ull << 32 | 9));
-  }
-  const GatherOp gather{table.data(), ids.data(), 3, 2, out.data()};
-  for (int64_t i = 0; i < 10; ++i) gather(i);
-  EXPECT_EQ(out, (std::vector<float>{5, 6, 0, 0, 0, 0, 1, 2, 0, 0}));
 }
 
 float ScaleOf(StateElem elem, uint32_t bits, float previous) {

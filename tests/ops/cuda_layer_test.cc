@@ -14,6 +14,8 @@
 #include "kernels/cuda/adamw_kernels.cuh"
 #include "kernels/cuda/elementwise_ops.cuh"
 #include "kernels/cuda/embedding_kernels.cuh"
+#include "kernels/cuda/ids.cuh"
+#include "kernels/cuda/loss_kernels.cuh"
 #include "kernels/cuda/norm_kernels.cuh"
 #include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/rotate_kernels.cuh"
@@ -321,6 +323,51 @@ TEST_F(EmulatedLayer, EmbeddingGradientsAreTheCpusBits) {
                             dtable.data());
   });
   EXPECT_EQ(dtable, expected);
+}
+
+TEST(EmulatedCrossEntropy, EqualsTheCpu) {
+  constexpr int64_t kRows = 5, kVocabulary = 700;
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
+  std::vector<float> logits = Source(kRows * kVocabulary, 4);
+  logits[3 * kVocabulary + 5] = 80.0f;  // one certain row
+  std::vector<float> expected = logits, losses(kRows), expected_losses(kRows);
+  std::vector<int32_t> targets = {0, 699, Backend::kIgnoreTarget, 5, 300};
+  const ConstTensorView ids(targets.data(), 1, kRows, DType::kI32);
+  ASSERT_TRUE(cpu->CrossEntropy({expected.data(), kRows, kVocabulary}, ids, 0.25f, true,
+                                {expected_losses.data(), 1, kRows})
+                  .ok());
+  for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
+    std::vector<float> got = logits;
+    Emulator::Get().Launch({2}, kThreads, 0, order, [&] {
+      CrossEntropyKernel(got.data(), targets.data(), kRows, kVocabulary, 0.25f, true,
+                         losses.data());
+    });
+    for (size_t i = 0; i < losses.size(); ++i) {
+      EXPECT_NEAR(losses[i], expected_losses[i], 2e-6f * (1 + expected_losses[i])) << i;
+    }
+    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 3e-7f) << i;
+  }
+}
+
+// Ids that are none leave nothing; the first of them is noted with its position.
+TEST(EmulatedIds, BadOnesAreNotedAndLeftAlone) {
+  const std::vector<int32_t> ids = {2, -1, 9, 0, -7};
+  const std::vector<float> table = {1, 2, 3, 4, 5, 6};  // three tokens
+  std::vector<float> out(10, -1.0f);
+  for (const bool backwards : {false, true}) {
+    unsigned long long tokens = ~0ull, targets = ~0ull;
+    const CheckIdsOp check_tokens{ids.data(), 3, 0, &tokens};
+    const CheckIdsOp check_targets{ids.data(), 3, Backend::kIgnoreTarget, &targets};
+    for (int64_t i = 0; i < 5; ++i) {
+      check_tokens(backwards ? 4 - i : i);
+      check_targets(backwards ? 4 - i : i);
+    }
+    EXPECT_EQ(tokens, (1ull << 32 | 0xFFFFFFFFull));
+    EXPECT_EQ(targets, (2ull << 32 | 9));
+  }
+  const GatherOp gather{table.data(), ids.data(), 3, 2, out.data()};
+  for (int64_t i = 0; i < 10; ++i) gather(i);
+  EXPECT_EQ(out, (std::vector<float>{5, 6, 0, 0, 0, 0, 1, 2, 0, 0}));
 }
 
 }  // namespace
