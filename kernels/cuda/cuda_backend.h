@@ -149,7 +149,7 @@ class CudaBackend final : public Backend {
   }
   Status Open();  // stream, handles, description
 
-  std::array<const Buffer*, 20> Workspaces() const;
+  std::array<const Buffer*, 21> Workspaces() const;
 
   // Notes the first id outside [0, limit) on the device; the next wait reports it.
   Status CheckIds(IdCheck check, ConstTensorView ids, int64_t limit);
@@ -236,7 +236,7 @@ class CudaBackend final : public Backend {
   // One per purpose, so that operations may call each other.
   Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
   Buffer histogram_, row_stats_, row_scan_, column_amax_, words_, code_a_, code_b_, code_out_;
-  Buffer scale_a_, scale_b_, block_a_, block_b_, group_amax_, group_sums_;
+  Buffer scale_a_, scale_b_, block_a_, block_b_, group_amax_, group_sums_, token_order_;
 };
 
 }  // namespace nibble::cuda

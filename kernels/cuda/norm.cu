@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Embedding, RMSNorm and rotary position embedding.
+#include <algorithm>
 #include <cmath>
 
 #include "base/strings.h"
@@ -41,9 +42,23 @@ Status CudaBackend::EmbeddingBackward(ConstTensorView ids, ConstTensorView dout,
   RETURN_IF_ERROR(CheckView("EmbeddingBackward", "dtable", dtable, dtable.rows, width));
   RETURN_IF_ERROR(CheckIds(IdCheck::kToken, ids, dtable.rows));
   if (width == 0 || dout.rows == 0) return OkStatus();
-  const dim3 grid(GridFor(width), kVocabularyShards);
-  EmbeddingBackwardKernel<<<grid, kThreads, 0, stream_>>>(ids.i32(), dout.f32(), dout.rows,
-                                                          dtable.rows, width, dtable.f32());
+  const int64_t tokens = dout.rows;
+  RETURN_IF_ERROR(token_order_.Reserve(*this, 2 * tokens * 4));
+  auto* const place = static_cast<int32_t*>(token_order_.data());
+  int32_t* const order = place + tokens;
+  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(place, 0, static_cast<size_t>(tokens) * 4, stream_),
+                             "EmbeddingBackward"));
+  constexpr unsigned kShares = 16;  // blocks that compare the same tokens with others
+  const unsigned runs = GridFor(tokens);
+  RankTokensKernel<<<dim3(runs, std::min(runs, kShares)), kThreads, 0, stream_>>>(ids.i32(), tokens,
+                                                                                  place);
+  RETURN_IF_ERROR(LaunchStatus("EmbeddingBackward"));
+  RETURN_IF_ERROR(ForEach(stream_, "EmbeddingBackward", tokens, OrderTokensOp{place, order}));
+  const EmbeddingTask task{ids.i32(), order, dout.f32(), tokens, dtable.rows, width, dtable.f32()};
+  const dim3 grid(GridFor((width + 3) / 4), GridForRows(tokens));
+  const auto kernel = InFours(width, {dout.data, dtable.data}) ? EmbeddingBackwardKernel<true>
+                                                               : EmbeddingBackwardKernel<false>;
+  kernel<<<grid, kThreads, 0, stream_>>>(task);
   return LaunchStatus("EmbeddingBackward");
 }
 

@@ -301,28 +301,43 @@ TEST_F(EmulatedLayer, HadamardRotationsAreTheCpusBits) {
 
 // Repeated ids add in ascending order: the CPU's bits. Ids that are none add nothing.
 TEST_F(EmulatedLayer, EmbeddingGradientsAreTheCpusBits) {
-  constexpr int64_t kTokens = 60, kWidth = 270, kVocabulary = 90;
-  std::vector<int32_t> ids(kTokens);
-  for (size_t t = 0; t < ids.size(); ++t) {
-    ids[t] = static_cast<int32_t>(formats::RandomWord(1, 2, 3, t) % 11 * 8);
+  constexpr int64_t kVocabulary = 90;
+  struct Case {
+    int64_t tokens, width;
+    uint32_t kinds;
+  };
+  for (const Case& c : {Case{1, 1, 1},
+                        {60, 270, 11},
+                        {2 * kThreads + 40, 7, 3},
+                        {3 * kThreads, 4, 1},
+                        {300, 4 * kThreads + 8, 90}}) {
+    std::vector<int32_t> ids(static_cast<size_t>(c.tokens));
+    for (size_t t = 0; t < ids.size(); ++t) {
+      ids[t] = static_cast<int32_t>(formats::RandomWord(1, 2, 3, t) % c.kinds * (90 / c.kinds));
+    }
+    std::vector<float> dout = Source(c.tokens * c.width, 14);
+    std::vector<float> dtable = Source(kVocabulary * c.width, 15), expected = dtable;
+    ASSERT_TRUE(cpu_->EmbeddingBackward({ids.data(), 1, c.tokens, DType::kI32},
+                                        View(dout, c.tokens), View(expected, kVocabulary))
+                    .ok());
+    for (const int32_t bad : {-3, -64, static_cast<int32_t>(kVocabulary), INT32_MAX, INT32_MIN}) {
+      ids.push_back(bad);
+      dout.insert(dout.end(), static_cast<size_t>(c.width), 1.0f);
+    }
+    const auto tokens = static_cast<int64_t>(ids.size());
+    const auto runs = static_cast<unsigned>((tokens + kThreads - 1) / kThreads);
+    std::vector<int32_t> place(ids.size()), order(ids.size(), -1);
+    Emulator::Get().Launch({runs, 2}, kThreads, 0, FiberOrder::kForwards,
+                           [&] { RankTokensKernel(ids.data(), tokens, place.data()); });
+    ForEachElement(tokens, OrderTokensOp{place.data(), order.data()});
+    const EmbeddingTask task{ids.data(),  order.data(), dout.data(),  tokens,
+                             kVocabulary, c.width,      dtable.data()};
+    const auto strips = static_cast<unsigned>((c.width + 4 * kThreads - 1) / (4 * kThreads));
+    Emulator::Get().Launch({strips, 5}, kThreads, 0, FiberOrder::kBackwards, [&] {
+      c.width % 4 == 0 ? EmbeddingBackwardKernel<true>(task) : EmbeddingBackwardKernel<false>(task);
+    });
+    ExpectSameBits(dtable, expected);
   }
-  std::vector<float> dout = Source(kTokens * kWidth, 14);
-  std::vector<float> dtable = Source(kVocabulary * kWidth, 15), expected = dtable;
-  ASSERT_TRUE(cpu_->EmbeddingBackward({ids.data(), 1, kTokens, DType::kI32}, View(dout, kTokens),
-                                      View(expected, kVocabulary))
-                  .ok());
-  std::vector<int32_t> with_bad = ids;
-  std::vector<float> with_bad_dout = dout;
-  for (const int32_t bad : {-3, -kVocabularyShards, static_cast<int32_t>(kVocabulary), 1 << 30}) {
-    with_bad.push_back(bad);
-    with_bad_dout.insert(with_bad_dout.end(), kWidth, 1.0f);
-  }
-  Emulator::Get().Launch({2, kVocabularyShards}, kThreads, 0, FiberOrder::kBackwards, [&] {
-    EmbeddingBackwardKernel(with_bad.data(), with_bad_dout.data(),
-                            static_cast<int64_t>(with_bad.size()), kVocabulary, kWidth,
-                            dtable.data());
-  });
-  EXPECT_EQ(dtable, expected);
 }
 
 TEST(EmulatedCrossEntropy, EqualsTheCpu) {

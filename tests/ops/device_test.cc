@@ -220,5 +220,78 @@ TEST(Device, RecordedStepsGiveTheBitsOfSingleLaunches) {
   EXPECT_EQ(results[0], results[1]);
 }
 
+// What the optimizer's side of two steps leaves: gradients with their factors, the norm, weight and
+// moments, codes, the embedding's gradient.
+struct Updated {
+  std::vector<float> gradient, weight, m, v, table;
+  std::vector<uint8_t> codes, enc;
+  double squares = 0;
+};
+
+Updated UpdateOn(Backend& backend, int64_t rows, int64_t cols) {
+  constexpr int64_t kGap = 64;  // of gradients without a factor, before and after
+  const int64_t size = rows * cols;
+  std::vector<Buffer> buffers(6);
+  const auto place = [&](int index, int64_t count, std::vector<float> values) {
+    const TensorView view = *buffers[static_cast<size_t>(index)].View(backend, 1, count);
+    EXPECT_TRUE(backend.CopyIn(view.data, values.data(), count * 4).ok());
+    return view;
+  };
+  const TensorView all = place(0, size + 2 * kGap, Draws(size + 2 * kGap, 0.1f, 1));
+  const TensorView weight = place(1, size, Draws(size, 1.0f, 2)).Reshaped(rows, cols);
+  const std::vector<float> zeros(static_cast<size_t>(size));
+  const TensorView m = place(2, size, zeros).Reshaped(rows, cols);
+  const TensorView v = place(3, size, zeros).Reshaped(rows, cols);
+  const TensorView table = place(4, 40 * cols, Draws(40 * cols, 1.0f, 3)).Reshaped(40, cols);
+  const TensorView gradient = {all.f32() + kGap, rows, cols};
+  const Quant quant = E2M1Rows(Round::kEven);
+  QuantizedTensor codes;
+  EXPECT_TRUE(backend.Quantize(quant, {}, weight, &codes, {}).ok());
+  Updated out;
+  for (int64_t step = 1; step <= 2; ++step) {
+    PendingFactor factor{{}, weight, &codes, gradient};
+    factor.estimator.kind = Estimator::kDge;
+    out.squares += *backend.ScaledSumOfSquares({&factor, 1}, all);
+    AdamWParams params;
+    params.step = step;
+    EXPECT_TRUE(backend.AdamWQuantize(params, quant, {}, gradient, m, v, weight, &codes).ok());
+  }
+  std::vector<int32_t> ids(static_cast<size_t>(rows));
+  for (size_t t = 0; t < ids.size(); ++t) ids[t] = static_cast<int32_t>(t * t % 7 * 5);
+  const TensorView on_device = *buffers[5].View(backend, 1, rows, DType::kI32);
+  EXPECT_TRUE(backend.CopyIn(on_device.data, ids.data(), rows * 4).ok());
+  EXPECT_TRUE(backend.EmbeddingBackward(on_device, gradient, table).ok());
+  const auto host = [&](std::vector<float>& to, TensorView from) {
+    to.resize(static_cast<size_t>(from.size()));
+    EXPECT_TRUE(backend.CopyOut(to.data(), from.data, from.size_bytes()).ok());
+  };
+  host(out.gradient, all);
+  host(out.weight, weight);
+  host(out.m, m);
+  host(out.v, v);
+  host(out.table, table);
+  out.codes = Bytes(backend, codes.codes, rows * codes.code_row_bytes());
+  out.enc = Bytes(backend, codes.enc, rows * 4);
+  return out;
+}
+
+TEST(Device, UpdatesGiveTheBitsOfTheCpu) {
+  const auto cpu = *MakeBackend("cpu", {1, 0});
+  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  std::unique_ptr<Backend> other = cuda.ok() ? std::move(*cuda) : *MakeBackend("cpu", {3, 0});
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{96, 160}, {33, 47}, {5, 17000}}) {
+    const Updated expected = UpdateOn(*cpu, rows, cols), got = UpdateOn(*other, rows, cols);
+    EXPECT_EQ(got.gradient, expected.gradient);
+    EXPECT_EQ(got.weight, expected.weight);
+    EXPECT_EQ(got.m, expected.m);
+    EXPECT_EQ(got.v, expected.v);
+    EXPECT_EQ(got.codes, expected.codes);
+    EXPECT_EQ(got.enc, expected.enc);
+    EXPECT_EQ(got.table, expected.table);
+    EXPECT_NEAR(got.squares, expected.squares, 1e-12 * expected.squares);
+  }
+  if (!cuda.ok()) GTEST_SKIP() << "on two thread counts only: " << cuda.status().message();
+}
+
 }  // namespace
 }  // namespace nibble

@@ -26,11 +26,11 @@ constexpr int kRepeats = 8;                       // calls between two waits for
 constexpr size_t kDraws = (size_t{1} << 20) - 3;  // rows of common widths begin at other places
 
 struct Sizes {
-  int64_t tokens, hidden, wide, seq;
+  int64_t tokens, hidden, wide, seq, vocabulary;
   double seconds;  // of each operation
 };
-constexpr Sizes kLayer{8192, 4096, 11008, 2048, 1.0};
-constexpr Sizes kQuick{64, 64, 128, 32, 0.01};
+constexpr Sizes kLayer{8192, 4096, 11008, 2048, 32000, 1.0};
+constexpr Sizes kQuick{64, 64, 128, 32, 100, 0.01};
 
 // A row at once: what was measured stays if the program is stopped.
 void Print(const Json& row) {
@@ -53,7 +53,8 @@ class DeviceBench {
     for (const int64_t head_dim : {int64_t{64}, int64_t{128}}) {
       if (sizes_.hidden % head_dim == 0) RETURN_IF_ERROR(Attention(head_dim));
     }
-    return Elementwise();
+    RETURN_IF_ERROR(Elementwise());
+    return Embedding();
   }
 
  private:
@@ -230,9 +231,51 @@ class DeviceBench {
     }));
     RETURN_IF_ERROR(Measure("swiglu_forward", shape, 0, 3 * tensor,
                             [&] { return backend_.SwiGluForward(t[0], t[1], t[2]); }));
-    AdamWParams adamw;
-    return Measure("adamw", shape, 0, 7 * tensor,
-                   [&] { return backend_.AdamW(adamw, t[0], t[1], t[2], t[3]); });
+    return Optimizer(t);
+  }
+
+  // Gradient, moments and weight.
+  Status Optimizer(const std::vector<TensorView>& t) {
+    const Json shape = MatrixShape(t[0]);
+    const auto elements = static_cast<double>(t[0].size());
+    const AdamWParams adamw;
+    RETURN_IF_ERROR(Measure("adamw", shape, 0, 28 * elements,
+                            [&] { return backend_.AdamW(adamw, t[0], t[1], t[2], t[3]); }));
+    const Quant quant = RowQuant(Elem::kE2M1, 6);
+    QuantizedTensor codes;
+    RETURN_IF_ERROR(Measure("adamw_quantize", shape, 0, 28.5 * elements, [&] {
+      return backend_.AdamWQuantize(adamw, quant, {}, t[0], t[1], t[2], t[3], &codes);
+    }));
+    RETURN_IF_ERROR(Measure("gradient_norm", shape, 0, 4 * elements,
+                            [&] { return backend_.SumOfSquares(t[0]).status(); }));
+    PendingFactor factor{{}, t[3], &codes, t[0]};
+    factor.estimator.kind = Estimator::kDge;
+    return Measure("gradient_norm_with_dge", shape, 0, 12 * elements, [&] {
+      return backend_.ScaledSumOfSquares({&factor, 1}, t[0]).status();
+    });
+  }
+
+  // Ids as words come: few of them make up most of a text.
+  Status Embedding() {
+    std::vector<int32_t> ids(static_cast<size_t>(sizes_.tokens));
+    std::vector<bool> seen(static_cast<size_t>(sizes_.vocabulary));
+    double distinct = 0;
+    for (size_t t = 0; t < ids.size(); ++t) {
+      const double u = formats::RandomWord(2, 0, 0, t) * 0x1p-32;
+      ids[t] = static_cast<int32_t>(u * u * u * u * static_cast<double>(sizes_.vocabulary));
+      distinct += seen[static_cast<size_t>(ids[t])] ? 0 : 1;
+      seen[static_cast<size_t>(ids[t])] = true;
+    }
+    ASSIGN_OR_RETURN(const TensorView dout, Random(sizes_.tokens, sizes_.hidden));
+    ASSIGN_OR_RETURN(const TensorView dtable, Random(sizes_.vocabulary, sizes_.hidden));
+    buffers_.push_back(std::make_unique<Buffer>());
+    ASSIGN_OR_RETURN(const TensorView on_device,
+                     buffers_.back()->View(backend_, 1, sizes_.tokens, DType::kI32));
+    RETURN_IF_ERROR(backend_.CopyIn(on_device.data, ids.data(), on_device.size_bytes()));
+    const double bytes =
+        static_cast<double>(dout.size_bytes()) + 8 * distinct * static_cast<double>(sizes_.hidden);
+    return Measure("embedding_backward", MatrixShape(dout), 0, bytes,
+                   [&] { return backend_.EmbeddingBackward(on_device, dout, dtable); });
   }
 
   Backend& backend_;
