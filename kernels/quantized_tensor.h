@@ -39,6 +39,8 @@ struct QuantizedTensor {
   ScaleRule scale = ScaleRule::kNone;
   OccComp comp = OccComp::kNone;
 
+  // Another one after every Quantize of a backend that keeps what it derives from codes; 0: none.
+  uint64_t version = 0;
   Buffer codes;
   bool has_codes = false;  // false after a Quantize that was asked for the decoded form only
   // Multiplier before rounding, one per scale group; decoding divides by it (cur: multiplies by

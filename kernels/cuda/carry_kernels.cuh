@@ -158,16 +158,23 @@ struct CarriedResidual {
   const void* values;
 };
 
+// Neighbouring threads that share a row's outliers.
+inline constexpr int kOutlierLanes = 32;
+
 // Wide: the element becomes its code plus the wide one. Others: the residual itself, unscaled, in
-// an `out` that is zero elsewhere.
+// an `out` that is zero elsewhere. Thread i takes every kOutlierLanes-th outlier of row
+// i / kOutlierLanes.
 template <typename Carrier>
 struct CarryOutliersOp {
   CarriedCodes x;
   CarriedResidual residual;
   bool transposed;
   typename Carrier::Stored* out;
-  __device__ void operator()(int64_t row) const {
-    for (int32_t i = residual.offsets[row]; i < residual.offsets[row + 1]; ++i) {
+  __device__ void operator()(int64_t thread) const {
+    const int64_t row = thread / kOutlierLanes;
+    const auto lane = static_cast<int32_t>(thread % kOutlierLanes);
+    const int32_t end = residual.offsets[row + 1];
+    for (int32_t i = residual.offsets[row] + lane; i < end; i += kOutlierLanes) {
       const int64_t col = residual.columns[i];
       float value = 0;
       if (residual.comp == OccComp::kWide || residual.comp == OccComp::kWideE4M3) {

@@ -78,4 +78,14 @@ CodeCarrier ChooseCarrier(const NarrowProducts& device, Support path, const Quan
   return FitsBf16(a) && FitsBf16(b) ? CodeCarrier::kBf16 : CodeCarrier::kF32;
 }
 
+CarriedPlace LeftPlace(Transpose transpose_a) {
+  return transpose_a == Transpose::kYes ? CarriedPlace::kLeftTurned : CarriedPlace::kLeft;
+}
+
+CarriedPlace RightPlace(Transpose transpose_a, Transpose transpose_b) {
+  if (transpose_b == Transpose::kYes) return CarriedPlace::kForward;
+  return transpose_a == Transpose::kYes ? CarriedPlace::kWeightGradient
+                                        : CarriedPlace::kInputGradient;
+}
+
 }  // namespace nibble::cuda

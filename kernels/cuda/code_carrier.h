@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which operand form carries codes to the tensor cores of a device.
+// Which operand form carries codes to the tensor cores of a device, and which operands lie there
+// already.
 //
-// Purpose: the choice from formats, scales and sizes alone, on the host, where tests reach it
-// without a GPU. Thread-safety: pure functions.
+// Purpose: the choices from formats, scales and sizes alone, on the host, where tests reach them
+// without a GPU. Thread-safety: pure functions; CarriedOperands is thread-compatible.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/backend.h"
@@ -27,5 +30,31 @@ const char* CodeCarrierName(CodeCarrier carrier);  // "fp32", "bf16", "fp8", "mx
 // out (m, n) = sum over k of codes of a and b; kReference asks for kF32.
 CodeCarrier ChooseCarrier(const NarrowProducts& device, Support path, const QuantizedTensor& a,
                           const QuantizedTensor& b, int64_t m, int64_t n, int64_t k);
+
+// Places of carried operands. X enters the forward product as the left one, the weight gradient as
+// the right one; places of their own let the layers that share an X share what it was carried as.
+enum class CarriedPlace : uint8_t { kLeft, kLeftTurned, kForward, kInputGradient, kWeightGradient };
+inline constexpr size_t kCarriedPlaces = 5;
+CarriedPlace LeftPlace(Transpose transpose_a);
+CarriedPlace RightPlace(Transpose transpose_a, Transpose transpose_b);
+
+// What each place holds. An operand is known by the version of its codes.
+class CarriedOperands {
+ public:
+  bool Holds(CarriedPlace place, uint64_t version, CodeCarrier carrier) const {
+    const Entry& entry = entries_[static_cast<size_t>(place)];
+    return version != 0 && entry.version == version && entry.carrier == carrier;
+  }
+  void Put(CarriedPlace place, uint64_t version, CodeCarrier carrier) {
+    entries_[static_cast<size_t>(place)] = {version, carrier};
+  }
+
+ private:
+  struct Entry {
+    uint64_t version = 0;
+    CodeCarrier carrier = CodeCarrier::kF32;
+  };
+  std::array<Entry, kCarriedPlaces> entries_;
+};
 
 }  // namespace nibble::cuda

@@ -122,6 +122,17 @@ Status CudaBackend::Carry(const QuantizedTensor& x, CodeCarrier carrier, bool tr
   });
 }
 
+Result<const void*> CudaBackend::CarryTo(CarriedPlace place, const QuantizedTensor& x,
+                                         CodeCarrier carrier, bool transposed) {
+  Buffer& memory = carried_memory_[static_cast<size_t>(place)];
+  if (!carried_.Holds(place, x.version, carrier)) {
+    carried_.Put(place, 0, carrier);
+    RETURN_IF_ERROR(Carry(x, carrier, transposed, memory));
+    carried_.Put(place, x.version, carrier);
+  }
+  return static_cast<const void*>(memory.data());
+}
+
 template <typename Carrier>
 Status CudaBackend::PlaceOutliers(const QuantizedTensor& x, bool transposed,
                                   typename Carrier::Stored* out) {
@@ -130,7 +141,7 @@ Status CudaBackend::PlaceOutliers(const QuantizedTensor& x, bool transposed,
   const CarriedResidual residual{x.comp, static_cast<const int32_t*>(x.residual_offsets.data()),
                                  static_cast<const int32_t*>(x.residual_columns.data()),
                                  x.residual_values.data()};
-  return ForEach(stream_, "QuantizedGemm", x.rows,
+  return ForEach(stream_, "QuantizedGemm", x.rows * kOutlierLanes,
                  CarryOutliersOp<Carrier>{codes, residual, transposed, out});
 }
 
@@ -188,18 +199,19 @@ Status CudaBackend::SideScales(const QuantizedTensor& x, bool folded, CodeCarrie
                               x.block != Block::kTensor, scales});
 }
 
-// The operands lie in code_a_ and code_b_, the scales of both sides in scale_a_ and scale_b_, those
-// of blocks in block_a_ and block_b_.
-Status CudaBackend::CarriedProduct(const MatmulShape& shape, bool accumulate, TensorView out) {
+// Of carried operands; the scales of both sides lie in scale_a_ and scale_b_, those of blocks in
+// block_a_ and block_b_.
+Status CudaBackend::CarriedProduct(const MatmulShape& shape, const void* a, const void* b,
+                                   bool accumulate, TensorView out) {
   const bool outer_fp8 = shape.a == MatmulElem::kE4M3 || shape.a == MatmulElem::kE5M2;
   if (outer_fp8) {
-    return matmul_->Run(stream_, shape, code_a_.data(), code_b_.data(),
-                        {scale_a_.data(), scale_b_.data()}, accumulate, out.f32());
+    return matmul_->Run(stream_, shape, a, b, {scale_a_.data(), scale_b_.data()}, accumulate,
+                        out.f32());
   }
   RETURN_IF_ERROR(code_out_.Reserve(*this, out.size() * 4));
   auto* sums = static_cast<float*>(code_out_.data());
-  RETURN_IF_ERROR(matmul_->Run(stream_, shape, code_a_.data(), code_b_.data(),
-                               {block_a_.data(), block_b_.data()}, false, sums));
+  RETURN_IF_ERROR(
+      matmul_->Run(stream_, shape, a, b, {block_a_.data(), block_b_.data()}, false, sums));
   return ForEach(stream_, "QuantizedGemm", out.size(),
                  OuterProductOp{sums, out.cols, static_cast<const float*>(scale_a_.data()),
                                 static_cast<const float*>(scale_b_.data()), accumulate, out.f32()});
@@ -226,13 +238,15 @@ Status CudaBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quant
   }
   RETURN_IF_ERROR(SideScales(a, params.fold_a, carrier, out.rows, scale_a_));
   RETURN_IF_ERROR(SideScales(b, params.fold_b, carrier, out.cols, scale_b_));
-  RETURN_IF_ERROR(Carry(a, carrier, turn_a, code_a_));
-  RETURN_IF_ERROR(Carry(b, carrier, turn_b, code_b_));
+  ASSIGN_OR_RETURN(const void* const left,
+                   CarryTo(LeftPlace(params.transpose_a), a, carrier, turn_a));
+  ASSIGN_OR_RETURN(const void* const right,
+                   CarryTo(RightPlace(params.transpose_a, params.transpose_b), b, carrier, turn_b));
   if (IsBlockScaled(carrier)) {
     RETURN_IF_ERROR(CarryBlockScales(a, carrier, turn_a, block_a_));
     RETURN_IF_ERROR(CarryBlockScales(b, carrier, turn_b, block_b_));
   }
-  RETURN_IF_ERROR(CarriedProduct(shape, params.accumulate, out));
+  RETURN_IF_ERROR(CarriedProduct(shape, left, right, params.accumulate, out));
   if (!HasResidual(a)) return OkStatus();
   // Outliers with a scale of their own are a second product on the same right operand.
   const auto* counters = static_cast<const QuantizeCounters*>(a.counters.data());
@@ -240,8 +254,8 @@ Status CudaBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quant
       ForEach(stream_, "QuantizedGemm", out.rows,
               OuterScaleOp{&counters->residual_enc, false, static_cast<float*>(scale_a_.data())}));
   shape.a = ElemOf(carrier, Elem::kE4M3);
-  RETURN_IF_ERROR(CarryResidual(a, carrier, turn_a, code_a_));
-  return CarriedProduct(shape, true, out);
+  RETURN_IF_ERROR(CarryResidual(a, carrier, turn_a, code_residual_));
+  return CarriedProduct(shape, code_residual_.data(), right, true, out);
 }
 
 }  // namespace nibble::cuda

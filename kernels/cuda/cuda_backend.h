@@ -20,6 +20,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/arena.h"
@@ -48,6 +49,7 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return "cuda"; }
   std::string description() const override { return description_; }
   Support Supports(const OpQuery& query) const override;
+  bool StoresBf16() const override { return true; }
 
   Result<void*> Allocate(int64_t size_bytes) override;
   void Free(void* memory) override;
@@ -149,13 +151,18 @@ class CudaBackend final : public Backend {
   }
   Status Open();  // stream, handles, description
 
-  std::array<const Buffer*, 21> Workspaces() const;
+  std::vector<const Buffer*> Workspaces() const;
 
   // Notes the first id outside [0, limit) on the device; the next wait reports it.
   Status CheckIds(IdCheck check, ConstTensorView ids, int64_t limit);
   Status Rope(const RopeParams& params, TensorView x, float sign);
+  // x in BF16: itself, or rounded into `buffer`.
+  Result<const void*> InBf16(ConstTensorView x, Buffer& buffer);
   // Products on codes; code_gemm.cu.
   Status Carry(const QuantizedTensor& x, CodeCarrier carrier, bool transposed, Buffer& buffer);
+  // The same into its place, unless it lies there; its memory.
+  Result<const void*> CarryTo(CarriedPlace place, const QuantizedTensor& x, CodeCarrier carrier,
+                              bool transposed);
   template <typename Carrier>
   Status PlaceOutliers(const QuantizedTensor& x, bool transposed, typename Carrier::Stored* out);
   Status CarryResidual(const QuantizedTensor& x, CodeCarrier carrier, bool transposed,
@@ -164,7 +171,8 @@ class CudaBackend final : public Backend {
                           Buffer& buffer);
   Status SideScales(const QuantizedTensor& x, bool folded, CodeCarrier carrier, int64_t count,
                     Buffer& buffer);
-  Status CarriedProduct(const MatmulShape& shape, bool accumulate, TensorView out);
+  Status CarriedProduct(const MatmulShape& shape, const void* a, const void* b, bool accumulate,
+                        TensorView out);
   // Replaces each view by a copy rounded to BF16, valid until the next attention call.
   Status RoundOperands(std::initializer_list<ConstTensorView*> operands);
   // Attention on tensor cores; flash_attention.cu.
@@ -235,8 +243,11 @@ class CudaBackend final : public Backend {
   std::unordered_map<void*, int64_t> allocations_;
   // One per purpose, so that operations may call each other.
   Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
-  Buffer histogram_, row_stats_, row_scan_, column_amax_, words_, code_a_, code_b_, code_out_;
+  Buffer histogram_, row_stats_, row_scan_, column_amax_, words_, code_residual_, code_out_;
   Buffer scale_a_, scale_b_, block_a_, block_b_, group_amax_, group_sums_, token_order_;
+  std::array<Buffer, kCarriedPlaces> carried_memory_;
+  CarriedOperands carried_;
+  uint64_t last_version_ = 0;  // of codes
 };
 
 }  // namespace nibble::cuda

@@ -142,6 +142,7 @@ Status CudaBackend::ReserveOutliers(const Quant& quant, ConstTensorView x, Quant
 }
 
 Status CudaBackend::StartCounting(QuantizedTensor* out) {
+  out->version = ++last_version_;
   out->counting = true;
   out->residual_count = 0;
   out->residual_enc = 1.0f;

@@ -60,8 +60,8 @@ class CarryTest : public testing::Test {
     const CarriedResidual residual{q.comp, static_cast<const int32_t*>(q.residual_offsets.data()),
                                    static_cast<const int32_t*>(q.residual_columns.data()),
                                    q.residual_values.data()};
-    for (int64_t row = 0; row < q.rows; ++row) {
-      CarryOutliersOp<Carrier>{codes, residual, transposed, to}(row);
+    for (int64_t thread = 0; thread < q.rows * kOutlierLanes; ++thread) {
+      CarryOutliersOp<Carrier>{codes, residual, transposed, to}(thread);
     }
     return out;
   }

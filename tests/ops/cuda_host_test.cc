@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the CUDA backend decides on the host: ranges of the arena, pieces of a recorded step.
+// What the CUDA backend decides on the host: ranges of the arena, pieces of a recorded step, which
+// carried operands are still there.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cuda/arena.h"
+#include "kernels/cuda/code_carrier.h"
 #include "kernels/cuda/step_recorder.h"
 #include "kernels/formats/philox.h"
 
@@ -209,6 +211,35 @@ TEST(StepRecorder, ALostPieceFailsItsStepAndEndsRecording) {
   EXPECT_TRUE(recorder.EndStep().ok());  // outside a step
   device.loses = false;
   EXPECT_EQ(RunStep(device, recorder, "ab", "c"), "ab|c");
+}
+
+// Two layers read one X, forward and backward, as gate and up do: what is carried when.
+TEST(CarriedOperands, LayersThatShareAnInputCarryItOnce) {
+  constexpr Transpose kNo = Transpose::kNo, kYes = Transpose::kYes;
+  CarriedOperands carried;
+  const auto carry = [&](CarriedPlace place, uint64_t version, CodeCarrier carrier) {
+    const bool there = carried.Holds(place, version, carrier);
+    carried.Put(place, version, carrier);
+    return !there;
+  };
+  const auto product = [&](Transpose ta, Transpose tb, uint64_t left, uint64_t right,
+                           CodeCarrier carrier = CodeCarrier::kOuterFp8) {
+    const int lefts = carry(LeftPlace(ta), left, carrier) ? 1 : 0;
+    return lefts + (carry(RightPlace(ta, tb), right, carrier) ? 1 : 0);
+  };
+  constexpr uint64_t kX = 1, kGate = 2, kUp = 3;
+  EXPECT_EQ(product(kNo, kYes, kX, kGate), 2);
+  EXPECT_EQ(product(kNo, kYes, kX, kUp), 1);
+  EXPECT_EQ(product(kNo, kNo, 10, kGate), 2);  // dX of gate
+  EXPECT_EQ(product(kYes, kNo, 11, kX), 2);    // dW of gate
+  EXPECT_EQ(product(kNo, kNo, 12, kUp), 2);    // dX of up
+  EXPECT_EQ(product(kYes, kNo, 13, kX), 1);    // dW of up
+  EXPECT_EQ(product(kYes, kNo, 13, kX), 0);
+  // Another form, other codes, codes that nobody counts.
+  EXPECT_EQ(product(kYes, kNo, 13, kX, CodeCarrier::kBf16), 2);
+  EXPECT_EQ(product(kYes, kNo, 13, 4, CodeCarrier::kBf16), 1);
+  EXPECT_EQ(product(kYes, kNo, 0, 0), 2);
+  EXPECT_EQ(product(kYes, kNo, 0, 0), 2);
 }
 
 }  // namespace
