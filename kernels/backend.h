@@ -12,10 +12,10 @@
 // nothing. Invariants: every result is a pure function of its inputs: bitwise independent of the
 // number of threads. Reductions have a fixed order. Shapes: matrices are dense row-major. T tokens,
 // D hidden, V vocabulary, F feed-forward width, H query heads, G key-value heads, C head dimension.
-// All float data is DType::kF32 here. Errors: INVALID_ARGUMENT names the operation, the view and
-// both shapes; UNIMPLEMENTED when a type is not supported; INTERNAL for device failures.
-// "accumulates" means +=; otherwise overwritten. Aliasing: outputs must not overlap inputs unless
-// the method says so.
+// All float data is DType::kF32 here, unless a method says otherwise. Errors: INVALID_ARGUMENT
+// names the operation, the view and both shapes; UNIMPLEMENTED when a type is not supported;
+// INTERNAL for device failures. "accumulates" means +=; otherwise overwritten. Aliasing: outputs
+// must not overlap inputs unless the method says so.
 #pragma once
 
 #include <array>
@@ -144,6 +144,9 @@ class Backend {
   virtual std::string_view name() const = 0;    // "cpu"
   virtual std::string description() const = 0;  // device, threads, math library
   virtual Support Supports(const OpQuery&) const = 0;
+  // Whether BF16 is a type of this device's memory: RoundToBf16 writes and Gemm reads DType::kBF16
+  // views, too, and products of them run at that type's rate.
+  virtual bool StoresBf16() const { return false; }
 
   // --- Memory -----------------------------------------------------------------------------------
   // 64-byte aligned device memory, content undefined. RESOURCE_EXHAUSTED names size and total.
@@ -220,7 +223,8 @@ class Backend {
   virtual Status Add(ConstTensorView a, ConstTensorView b, TensorView out) = 0;  // out may alias
   virtual Status Axpy(float factor, ConstTensorView x, TensorView y) = 0;        // y += factor x
   virtual Status Scale(float factor, TensorView x) = 0;                          // x *= factor
-  virtual Status RoundToBf16(ConstTensorView x, TensorView out) = 0;             // out may be x
+  // out may be x; of DType::kBF16 where StoresBf16, and then elsewhere.
+  virtual Status RoundToBf16(ConstTensorView x, TensorView out) = 0;
 
   // --- Loss -------------------------------------------------------------------------------------
   // Softmax cross-entropy of a chunk of rows. logits (R, V); targets (R) i32, kIgnoreTarget rows
@@ -234,6 +238,7 @@ class Backend {
 
   // --- GEMM -------------------------------------------------------------------------------------
   // out = op(a) op(b), or out += when accumulate. Shapes after op: (m, k) (k, n) -> (m, n).
+  // In mode kBf16, where StoresBf16, an operand may be of DType::kBF16.
   // Linear layers: Y = Gemm(X, no, W, yes); dX = Gemm(dY, no, W, no); dW = Gemm(dY, yes, X, no).
   virtual Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
                       Transpose transpose_b, bool accumulate, TensorView out) = 0;

@@ -40,23 +40,24 @@ int64_t LinearWorkspace::size_bytes() const {
     total += gradient.wgrad.codes().codes.capacity_bytes();
   }
   for (const DecodedBuffer& buffer : decoded_) total += buffer.memory.capacity_bytes();
+  for (const DecodedBuffer& buffer : bf16_) total += buffer.memory.capacity_bytes();
   return total;
 }
 
-LinearWorkspace::DecodedBuffer& LinearWorkspace::DecodedOf(Slot slot) {
+size_t LinearWorkspace::RoleOf(Slot slot) {
   switch (slot) {
     case Slot::kXf:
     case Slot::kXw:
-      return decoded_[0];
+      return 0;
     case Slot::kWf:
     case Slot::kWd:
-      return decoded_[1];
+      return 1;
     case Slot::kGd:
-      return decoded_[2];
+      return 2;
     case Slot::kGw:
       break;
   }
-  return decoded_[3];
+  return 3;
 }
 
 Status SlotOperand::Prepare(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
@@ -101,7 +102,7 @@ Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe,
   RETURN_IF_ERROR(Prepare(workspace, recipe, slot, layer, step, fold, source, extras));
   if (!has_codes()) return OkStatus();
   Backend& backend = workspace.backend();
-  LinearWorkspace::DecodedBuffer& buffer = workspace.DecodedOf(slot);
+  LinearWorkspace::DecodedBuffer& buffer = workspace.decoded_[LinearWorkspace::RoleOf(slot)];
   TensorView decoded;
   if (forms.decoded || forms.health) {
     ASSIGN_OR_RETURN(decoded, buffer.memory.View(backend, source.rows, source.cols));
@@ -220,7 +221,7 @@ Status SlotOperand::DecodedSource(LinearWorkspace& workspace, TensorView out) {
 Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
   if (quant_.elem == Elem::kF32) return source_;
   Backend& backend = workspace.backend();
-  LinearWorkspace::DecodedBuffer& buffer = workspace.DecodedOf(slot_);
+  LinearWorkspace::DecodedBuffer& buffer = workspace.decoded_[LinearWorkspace::RoleOf(slot_)];
   const int64_t rows = has_codes() ? codes_.rows : source_.rows;
   const int64_t cols = has_codes() ? codes_.cols : source_.cols;
   ASSIGN_OR_RETURN(const TensorView decoded, buffer.memory.View(backend, rows, cols));
@@ -236,6 +237,18 @@ Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
   }
   buffer.content = stamp_;
   return ConstTensorView(decoded);
+}
+
+Result<ConstTensorView> SlotOperand::InBf16(LinearWorkspace& workspace) {
+  Backend& backend = workspace.backend();
+  LinearWorkspace::DecodedBuffer& buffer = workspace.bf16_[LinearWorkspace::RoleOf(slot_)];
+  ASSIGN_OR_RETURN(const TensorView rounded,
+                   buffer.memory.View(backend, source_.rows, source_.cols, DType::kBF16));
+  if (buffer.content == stamp_) return ConstTensorView(rounded);
+  buffer.content = 0;
+  RETURN_IF_ERROR(backend.RoundToBf16(source_, rounded));
+  buffer.content = stamp_;
+  return ConstTensorView(rounded);
 }
 
 }  // namespace nibble

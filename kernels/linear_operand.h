@@ -124,6 +124,11 @@ class SlotOperand {
   Status DecodedSource(LinearWorkspace& workspace, TensorView out);
   // Valid until another operand of the same role is decoded.
   Result<ConstTensorView> Decoded(LinearWorkspace& workspace);
+  // Whether the operand is its source rounded to BF16 and nothing else, which a backend that stores
+  // BF16 multiplies as it is.
+  bool is_bf16() const { return quant_.elem == Elem::kBf16 && quant_.rotation.size == 0; }
+  // That as DType::kBF16. Valid as long as Decoded. Preconditions: is_bf16, StoresBf16.
+  Result<ConstTensorView> InBf16(LinearWorkspace& workspace);
 
   int64_t saved_bytes() const { return made() && has_codes() ? codes_.size_bytes() : 0; }
   int64_t nonfinite_amax() const { return has_codes() ? codes_.nonfinite_amax : 0; }
@@ -179,15 +184,17 @@ class LinearWorkspace {
     Buffer memory;
     uint64_t content = 0;  // 0: nothing
   };
-  DecodedBuffer& DecodedOf(Slot slot);
+  using DecodedBuffers = std::array<DecodedBuffer, 4>;
+  static size_t RoleOf(Slot slot);
   uint64_t NextStamp() { return ++last_stamp_; }
 
   Backend& backend_;
   Support path_;
-  std::array<DecodedBuffer, 4> decoded_;
-  Buffer product_;  // a gradient before its estimator, mask or inverse rotation
-  Buffer rotated_;  // a source under its rotation, used at once
-  Buffer rest_;     // a source less the part split off, used at once
+  DecodedBuffers decoded_;
+  DecodedBuffers bf16_;  // the same of operands that are multiplied in BF16
+  Buffer product_;       // a gradient before its estimator, mask or inverse rotation
+  Buffer rotated_;       // a source under its rotation, used at once
+  Buffer rest_;          // a source less the part split off, used at once
   std::array<GradientOperands, 2> gradients_;
   AmaxHistory peeked_;  // copy of a history that must not advance
   uint64_t last_stamp_ = 0;

@@ -38,6 +38,12 @@ Status Multiply(LinearWorkspace& workspace, const LinearRecipe& recipe,
     params.path = workspace.path();
     return backend.QuantizedGemm(params, left.codes(), right.codes(), out);
   }
+  if (backend.StoresBf16() && left.is_bf16() && right.is_bf16()) {
+    ASSIGN_OR_RETURN(const ConstTensorView a, left.InBf16(workspace));
+    ASSIGN_OR_RETURN(const ConstTensorView b, right.InBf16(workspace));
+    return backend.Gemm(GemmMode::kBf16, a, product.transpose_left, b, product.transpose_right,
+                        accumulate, out);
+  }
   ASSIGN_OR_RETURN(const ConstTensorView a, left.Decoded(workspace));
   ASSIGN_OR_RETURN(const ConstTensorView b, right.Decoded(workspace));
   return backend.Gemm(GemmMode::kF32, a, product.transpose_left, b, product.transpose_right,

@@ -2,6 +2,7 @@
 //
 // Fill, sums, scaling, BF16 rounding, SwiGLU: one thread per element, no shared state.
 #include "kernels/checks.h"
+#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/elementwise_ops.cuh"
 #include "kernels/cuda/launch.h"
@@ -33,7 +34,11 @@ Status CudaBackend::Scale(float factor, TensorView x) {
 
 Status CudaBackend::RoundToBf16(ConstTensorView x, TensorView out) {
   RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "x", x, out.size()));
-  RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "out", out, out.size()));
+  RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "out", out, out.size(), out.dtype));
+  if (out.dtype == DType::kBF16) {
+    return ForEach(stream_, "RoundToBf16", out.size(),
+                   ToBf16Op{x.f32(), static_cast<uint16_t*>(out.data)});
+  }
   return ForEach(stream_, "RoundToBf16", out.size(), RoundOp{x.f32(), out.f32()});
 }
 

@@ -146,6 +146,31 @@ TEST(Device, ProductsOnCodesAreTheCpus) {
   }
 }
 
+TEST(Device, Bf16InMemoryGivesTheProductsOfRoundedOperands) {
+  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
+  Place device(**cuda);
+  ASSERT_TRUE(device.backend.StoresBf16());
+  constexpr int64_t kM = 33, kN = 48, kK = 70;
+  const TensorView a = device.In(Draws(kM * kK, 1), kM, kK);
+  const TensorView b = device.In(Draws(kN * kK, 2), kN, kK);
+  Buffer memory;
+  const TensorView narrow = memory.View(device.backend, kM, kK, DType::kBF16).value();
+  ASSERT_TRUE(device.backend.RoundToBf16(a, narrow).ok());
+  const TensorView expected = device.Out(kM, kN), got = device.Out(kM, kN);
+  const auto multiply = [&](ConstTensorView left, TensorView out) {
+    return device.backend.Gemm(GemmMode::kBf16, left, Transpose::kNo, b, Transpose::kYes, false,
+                               out);
+  };
+  ASSERT_TRUE(multiply(a, expected).ok());
+  ASSERT_TRUE(multiply(narrow, got).ok());
+  EXPECT_EQ(device.Host(got), device.Host(expected));
+  EXPECT_EQ(
+      device.backend.Gemm(GemmMode::kF32, narrow, Transpose::kNo, b, Transpose::kYes, false, got)
+          .code(),
+      StatusCode::kUnimplemented);
+}
+
 TEST(Device, TensorCoreAttentionIsTheCpus) {
   Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/formats/bf16.h"
 #include "kernels/self_test.h"
 #include "worker/bench/timed_backend.h"
 #include "worker/train/test_support.h"
@@ -92,6 +93,48 @@ class ForgetfulBackend final : public SealedBackend {
     return Fill(up, std::numeric_limits<float>::quiet_NaN());
   }
   inline static int formed = 0, gradients = 0;
+};
+
+// Keeps BF16 as such and multiplies it so.
+class NarrowBackend final : public SealedBackend {
+ public:
+  NarrowBackend(std::unique_ptr<Backend> inner, int64_t* products)
+      : SealedBackend(std::move(inner)), products_(*products) {}
+
+  bool StoresBf16() const override { return true; }
+  Status RoundToBf16(ConstTensorView x, TensorView out) override {
+    if (out.dtype == DType::kF32) return SealedBackend::RoundToBf16(x, out);
+    Enter();
+    for (int64_t i = 0; i < x.size(); ++i) {
+      static_cast<uint16_t*>(out.data)[i] = formats::ToBf16(x.f32()[i]);
+    }
+    Leave();
+    return OkStatus();
+  }
+  Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
+              Transpose transpose_b, bool accumulate, TensorView out) override {
+    if (mode == GemmMode::kF32) {
+      return SealedBackend::Gemm(mode, a, transpose_a, b, transpose_b, accumulate, out);
+    }
+    ++products_;
+    ASSIGN_OR_RETURN(const ConstTensorView wide_a, Widened(a, wide_a_));
+    ASSIGN_OR_RETURN(const ConstTensorView wide_b, Widened(b, wide_b_));
+    return SealedBackend::Gemm(mode, wide_a, transpose_a, wide_b, transpose_b, accumulate, out);
+  }
+
+ private:
+  Result<ConstTensorView> Widened(ConstTensorView x, Buffer& buffer) {
+    if (x.dtype == DType::kF32) return x;
+    ASSIGN_OR_RETURN(const TensorView wide, buffer.View(*this, x.rows, x.cols));
+    Enter();
+    for (int64_t i = 0; i < x.size(); ++i) {
+      wide.f32()[i] = formats::FromBf16(static_cast<const uint16_t*>(x.data)[i]);
+    }
+    Leave();
+    return ConstTensorView(wide);
+  }
+  int64_t& products_;
+  Buffer wide_a_, wide_b_;
 };
 
 class DeviceMemoryTest : public RunTest {
@@ -198,6 +241,26 @@ TEST_F(DeviceMemoryTest, WhatWasFormedToBeQuantizedIsNotReadAgain) {
       EXPECT_EQ(ForgetfulBackend::gradients > 0, c.gradients);
     }
   }
+}
+
+// The same numbers but for the order of sums.
+TEST_F(DeviceMemoryTest, ABackendThatStoresBf16MultipliesIt) {
+  const EndRecord host = RunOn(kBackendCpu, "host", "bf16", 8);
+  ASSERT_EQ(host.reason, kEndCompleted) << host.message;
+  int64_t products = 0;
+  RunEnvironment environment;
+  environment.make_backend = [&](std::string_view, const BackendOptions& options) {
+    return Result<std::unique_ptr<Backend>>(
+        std::make_unique<NarrowBackend>(MakeBackend("cpu", options).value(), &products));
+  };
+  RunConfig config = Config("device", "bf16", 8);
+  config.run.backend = kBackendCuda;
+  const EndRecord device = Run(config, environment);
+  ASSERT_EQ(device.reason, kEndCompleted) << device.message;
+  const int64_t layers = 7 * config.model.layers;
+  const int64_t passes = config.schedule.global_batch / config.schedule.micro_batch * 8;
+  EXPECT_GT(products, 3 * (layers + 1) * passes);  // and those of validation
+  EXPECT_NEAR(device.final_validation_loss, host.final_validation_loss, 1e-4);
 }
 
 // Checkpoints are read and written in between, too.

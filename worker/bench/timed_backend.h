@@ -33,6 +33,7 @@ class TimedBackend : public Backend {
   std::string_view name() const override { return inner_.name(); }
   std::string description() const override { return inner_.description(); }
   Support Supports(const OpQuery& query) const override { return inner_.Supports(query); }
+  bool StoresBf16() const override { return inner_.StoresBf16(); }
   Result<void*> Allocate(int64_t size_bytes) override { return inner_.Allocate(size_bytes); }
   void Free(void* memory) override { inner_.Free(memory); }
   int64_t allocated_bytes() const override { return inner_.allocated_bytes(); }

@@ -101,7 +101,7 @@ bool KeepsLinearInput(const LinearRecipe& recipe) {
 }
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,
-                       int64_t seq_len, const Recompute& recompute) {
+                       int64_t seq_len, const Recompute& recompute, const LogitsChunk& logits) {
   Arena arena;
   BufferPlan plan;
   const int64_t t = sequences * seq_len, d = model.hidden_size, f = model.intermediate_size;
@@ -124,7 +124,7 @@ BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t s
   plan.head_in = arena.Take(t, d);
   plan.losses = arena.Take(1, t);
   const int64_t rows =
-      std::min(std::clamp<int64_t>(kLogitsElements / model.vocab_size, 1, t), kLogitsRows);
+      std::min(std::clamp<int64_t>(logits.elements / model.vocab_size, 1, t), logits.rows);
   plan.logits = arena.Take(rows, model.vocab_size);
   plan.arena_bytes = arena.size_bytes();
   return plan;

@@ -53,7 +53,7 @@ struct BufferPlan {
   PlannedBuffer output;       // (T, D) residual stream after the last block
   PlannedBuffer output_rstd;  // (1, T)
   PlannedBuffer head_in;      // (T, D)
-  PlannedBuffer logits;       // (R, V): as kLogitsElements and kLogitsRows allow
+  PlannedBuffer logits;       // (R, V): as the LogitsChunk allows
   PlannedBuffer losses;       // (1, T)
   PlannedBuffer stream_grad;  // (T, D) gradient of the residual stream
   PlannedBuffer branch_grad;  // (T, D) gradient entering a norm or leaving attention
@@ -64,16 +64,23 @@ struct BufferPlan {
   int64_t arena_bytes = 0;
 };
 
-// Logits exist for this many elements (64 MiB of f32) and rows at a time: the head's weight, which
-// every chunk packs and rounds again, serves enough rows; more memory buys nothing.
-inline constexpr int64_t kLogitsElements = int64_t{1} << 24;
-inline constexpr int64_t kLogitsRows = 512;
+// Logits exist for this many elements and rows at a time.
+struct LogitsChunk {
+  int64_t elements, rows;
+};
+// 64 MiB of f32: the head's weight, which every chunk packs and rounds again, serves enough rows;
+// more memory buys nothing.
+inline constexpr LogitsChunk kCpuLogits{int64_t{1} << 24, 512};
+// 256 MiB: every chunk reads and writes the gradient of the head, 8 bytes a weight, which should be
+// little beside 6 FLOPs per weight and row at tensor-core rate.
+inline constexpr LogitsChunk kDeviceLogits{int64_t{1} << 26, 4096};
 
 // True when a linear layer's input stays in memory as it is until backward: its FP32 and BF16
 // operands are read from there and not copied.
 bool KeepsLinearInput(const LinearRecipe& recipe);
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,
-                       int64_t seq_len, const Recompute& recompute = {});
+                       int64_t seq_len, const Recompute& recompute = {},
+                       const LogitsChunk& logits = kCpuLogits);
 
 }  // namespace nibble

@@ -118,25 +118,31 @@ bool Decodes(const LinearRecipe& recipe, Slot left, Slot right) {
 // of dY where it does, an operand under its rotation, and a gradient on its way through estimator
 // or mask.
 using SharedBuffers = std::array<int64_t, 8>;
-SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens) {
+// `device`: BF16 operands are stored as such.
+SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int64_t tokens,
+                          bool device) {
   const int64_t widest = std::max(m.hidden_size, m.intermediate_size);
   const int64_t operand = tokens * widest * kFloatBytes;
   const int64_t weight = m.hidden_size * widest * kFloatBytes;
   const auto low = [&](Slot slot) { return recipe.Resolved(slot).elem != Elem::kF32; };
+  const auto stored = [&](Slot slot, int64_t bytes) {
+    const Quant& quant = recipe.Resolved(slot);
+    return device && quant.elem == Elem::kBf16 && quant.rotation.size == 0 ? bytes / 2 : bytes;
+  };
   const auto requant = [&](Slot slot) { return recipe.slot(slot).source == Source::kRequant; };
   const bool fprop = Decodes(recipe, Slot::kXf, Slot::kWf);
   const bool dgrad = Decodes(recipe, Slot::kGd, Slot::kWd);
   const bool wgrad = Decodes(recipe, Slot::kGw, Slot::kXw);
   SharedBuffers bytes = {};
-  if ((fprop && low(Slot::kXf)) || (wgrad && low(Slot::kXw)) || requant(Slot::kXw)) {
-    bytes[0] = operand;
-  }
-  if ((fprop && low(Slot::kWf)) || (dgrad && low(Slot::kWd)) || requant(Slot::kWd)) {
-    bytes[1] = weight;
-  }
+  if (fprop && low(Slot::kXf)) bytes[0] = stored(Slot::kXf, operand);
+  if (wgrad && low(Slot::kXw)) bytes[0] = std::max(bytes[0], stored(Slot::kXw, operand));
+  if (requant(Slot::kXw)) bytes[0] = operand;
+  if (fprop && low(Slot::kWf)) bytes[1] = stored(Slot::kWf, weight);
+  if (dgrad && low(Slot::kWd)) bytes[1] = std::max(bytes[1], stored(Slot::kWd, weight));
+  if (requant(Slot::kWd)) bytes[1] = weight;
   const bool shared = recipe.SharesCodes(Slot::kGw);
-  if ((dgrad || (wgrad && shared)) && low(Slot::kGd)) bytes[2] = operand;
-  if (wgrad && !shared && low(Slot::kGw)) bytes[3] = operand;
+  if ((dgrad || (wgrad && shared)) && low(Slot::kGd)) bytes[2] = stored(Slot::kGd, operand);
+  if (wgrad && !shared && low(Slot::kGw)) bytes[3] = stored(Slot::kGw, operand);
   if (!dgrad || (!wgrad && shared)) bytes[4] = CopyBytes(recipe.slot(Slot::kGd), tokens, widest);
   if (!wgrad && !shared) bytes[5] = CopyBytes(recipe.slot(Slot::kGw), tokens, widest);
   bool rotates = false;
@@ -154,8 +160,16 @@ SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int6
   return bytes;
 }
 
+// The head's operands in BF16 on a device: its weight, rows of its input and of its gradient.
+int64_t HeadBytes(const ModelConfig& m, const Recipe& recipe, const BufferPlan& plan) {
+  constexpr int64_t kBf16Bytes = 2;
+  if (!recipe.rounds_to_bf16()) return 0;
+  const int64_t rows = plan.logits.rows;
+  return kBf16Bytes * ((m.vocab_size + rows) * m.hidden_size + rows * m.vocab_size);
+}
+
 int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t tokens, int stage,
-                       const Recompute& recompute) {
+                       const Recompute& recompute, bool device) {
   const std::array<bool, kInputs> again = MadeAgain(recompute);
   int64_t copies = 0;
   std::array<int64_t, kInputs> once = {};  // largest of any block
@@ -165,7 +179,7 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
     std::array<LinearRecipe, kLinearKinds> recipes;
     for (size_t kind = 0; kind < recipes.size(); ++kind) {
       recipes[kind] = recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage);
-      const SharedBuffers needed = SharedBytes(m, recipes[kind], tokens);
+      const SharedBuffers needed = SharedBytes(m, recipes[kind], tokens, device);
       for (size_t i = 0; i < shared.size(); ++i) shared[i] = std::max(shared[i], needed[i]);
     }
     const BlockCopies block = CopiesOfBlock(m, recipes, tokens);
@@ -274,19 +288,22 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   estimate.memory.gradients = state_bytes;
   const int64_t moment_bytes = StateElemBytes(recipe.state.m) + StateElemBytes(recipe.state.v);
   estimate.memory.optimizer = PaddedParameters(model) * moment_bytes;
-  if (config.memory.offload_optimizer && config.run.backend != kBackendCpu) {
+  const bool device = config.run.backend != kBackendCpu;
+  if (config.memory.offload_optimizer && device) {
     estimate.memory.host = estimate.memory.optimizer;
     estimate.memory.optimizer = LargestParameter(model) * moment_bytes;
   }
-  const BufferPlan plan = PlanBuffers(model, recipe, config.schedule.micro_batch,
-                                      config.data.seq_len, config.memory.recompute);
+  const BufferPlan plan =
+      PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len,
+                  config.memory.recompute, device ? kDeviceLogits : kCpuLogits);
   estimate.memory.activations =
       plan.arena_bytes + WorkspaceBytes(model, recipe, plan, config.data.seq_len);
   for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
-    estimate.memory.quantized =
-        std::max(estimate.memory.quantized,
-                 QuantizedBytes(model, recipe, plan.tokens, stage, config.memory.recompute));
+    estimate.memory.quantized = std::max(
+        estimate.memory.quantized,
+        QuantizedBytes(model, recipe, plan.tokens, stage, config.memory.recompute, device));
   }
+  if (device) estimate.memory.quantized += HeadBytes(model, recipe, plan);
   estimate.memory.quantized += WeightRuleBytes(model, recipe);
   return estimate;
 }

@@ -32,8 +32,9 @@ Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* param
     }
   }
   std::unique_ptr<Model> model(new Model(backend, parameters, options));
-  model->plan_ = PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len,
-                             options.recompute);
+  model->plan_ =
+      PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len,
+                  options.recompute, backend->name() == kBackendCpu ? kCpuLogits : kDeviceLogits);
   const Status reserved = model->arena_.Reserve(*backend, model->plan_.arena_bytes);
   if (!reserved.ok()) {
     return reserved.WithContext(StrFormat(
@@ -133,12 +134,29 @@ Status Model::RunBlocks(const LinearStep& step) {
                                  output_rstd_);
 }
 
-Status Model::HeadAndLoss(const float* gradient_scale) {
+Result<ConstTensorView> Model::HeadOperand(ConstTensorView x, Buffer* buffer) {
+  if (mode_ != GemmMode::kBf16 || !backend_.StoresBf16()) return x;
+  ASSIGN_OR_RETURN(const TensorView rounded, buffer->View(backend_, x.rows, x.cols, DType::kBF16));
+  RETURN_IF_ERROR(backend_.RoundToBf16(x, rounded));
+  return ConstTensorView(rounded);
+}
+
+Result<ConstTensorView> Model::HeadWeight() {
   const ConstTensorView weight = parameters_.weight(parameters_.head());
+  if (head_version_ == weight_version_) {
+    return ConstTensorView(head_weight_.data(), weight.rows, weight.cols, DType::kBF16);
+  }
+  ASSIGN_OR_RETURN(const ConstTensorView operand, HeadOperand(weight, &head_weight_));
+  if (operand.dtype == DType::kBF16) head_version_ = weight_version_;
+  return operand;
+}
+
+Status Model::HeadAndLoss(const float* gradient_scale) {
+  ASSIGN_OR_RETURN(const ConstTensorView weight, HeadWeight());
   const bool backward = gradient_scale != nullptr;
   for (int64_t row = 0; row < head_in_.rows; row += logits_.rows) {
     const int64_t rows = std::min(logits_.rows, head_in_.rows - row);
-    const ConstTensorView x = head_in_.Rows(row, rows);
+    ASSIGN_OR_RETURN(const ConstTensorView x, HeadOperand(head_in_.Rows(row, rows), &head_rows_));
     const TensorView logits = logits_.Rows(0, rows);
     const TensorView losses = losses_.Reshaped(losses_.size(), 1).Rows(row, rows);
     const ConstTensorView targets = targets_.Reshaped(targets_.size(), 1).Rows(row, rows);
@@ -147,9 +165,10 @@ Status Model::HeadAndLoss(const float* gradient_scale) {
     RETURN_IF_ERROR(backend_.CrossEntropy(logits, targets, backward ? *gradient_scale : 0.0f,
                                           backward, losses));
     if (!backward) continue;
-    RETURN_IF_ERROR(backend_.Gemm(mode_, logits, Transpose::kNo, weight, Transpose::kNo, false,
+    ASSIGN_OR_RETURN(const ConstTensorView gradient, HeadOperand(logits, &head_gradient_));
+    RETURN_IF_ERROR(backend_.Gemm(mode_, gradient, Transpose::kNo, weight, Transpose::kNo, false,
                                   gradients_.branch.Rows(row, rows)));
-    RETURN_IF_ERROR(backend_.Gemm(mode_, logits, Transpose::kYes, x, Transpose::kNo, true,
+    RETURN_IF_ERROR(backend_.Gemm(mode_, gradient, Transpose::kYes, x, Transpose::kNo, true,
                                   parameters_.gradient(parameters_.head())));
   }
   if (!backward) return OkStatus();

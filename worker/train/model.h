@@ -101,6 +101,10 @@ class Model {
   BlockPass PassFor(const LinearStep& step, int64_t layer) const;
   Status Embed(const Batch& batch);
   Status RunBlocks(const LinearStep& step);
+  // x as the head's products take it: rounded into `buffer` where the backend stores BF16.
+  Result<ConstTensorView> HeadOperand(ConstTensorView x, Buffer* buffer);
+  // The head's weight so, once per version.
+  Result<ConstTensorView> HeadWeight();
   // Head and loss, chunk by chunk; with `gradient_scale` != nullptr also their backward passes,
   // which leave the gradient of output_ in gradients_.stream.
   Status HeadAndLoss(const float* gradient_scale);
@@ -116,6 +120,8 @@ class Model {
   RecomputedInputs recomputed_;
   std::vector<TransformerBlock> blocks_;
   uint64_t weight_version_ = 1;
+  Buffer head_weight_, head_rows_, head_gradient_;  // in BF16
+  uint64_t head_version_ = 0;                       // of head_weight_
   TensorView ids_, targets_, output_, output_rstd_, head_in_, logits_, losses_;
   GradientViews gradients_;
 };
