@@ -78,6 +78,13 @@ CodeCarrier ChooseCarrier(const NarrowProducts& device, Support path, const Quan
   return FitsBf16(a) && FitsBf16(b) ? CodeCarrier::kBf16 : CodeCarrier::kF32;
 }
 
+bool LiesAsCarried(const QuantizedTensor& x, CodeCarrier carrier, bool transposed) {
+  if (transposed || (x.comp != OccComp::kNone && x.comp != OccComp::kE4M3)) return false;
+  if (carrier == CodeCarrier::kBlockFp4) return x.elem == Elem::kE2M1;
+  const bool bytes = carrier == CodeCarrier::kOuterFp8 || carrier == CodeCarrier::kBlockFp8;
+  return bytes && (x.elem == Elem::kE4M3 || x.elem == Elem::kE5M2);
+}
+
 CarriedPlace LeftPlace(Transpose transpose_a) {
   return transpose_a == Transpose::kYes ? CarriedPlace::kLeftTurned : CarriedPlace::kLeft;
 }

@@ -31,6 +31,9 @@ const char* CodeCarrierName(CodeCarrier carrier);  // "fp32", "bf16", "fp8", "mx
 CodeCarrier ChooseCarrier(const NarrowProducts& device, Support path, const QuantizedTensor& a,
                           const QuantizedTensor& b, int64_t m, int64_t n, int64_t k);
 
+// Whether the codes of x are what the carrier reads, as they rest in memory.
+bool LiesAsCarried(const QuantizedTensor& x, CodeCarrier carrier, bool transposed);
+
 // Places of carried operands. X enters the forward product as the left one, the weight gradient as
 // the right one; places of their own let the layers that share an X share what it was carried as.
 enum class CarriedPlace : uint8_t { kLeft, kLeftTurned, kForward, kInputGradient, kWeightGradient };

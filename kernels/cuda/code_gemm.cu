@@ -94,11 +94,10 @@ Status CudaBackend::Carry(const QuantizedTensor& x, CodeCarrier carrier, bool tr
   const dim3 grid(static_cast<unsigned>((x.cols + kCarryTile - 1) / kCarryTile),
                   GridForRows((x.rows + kCarryTile - 1) / kCarryTile));
   const auto* codes = static_cast<const uint8_t*>(x.codes.data());
-  if (carrier == CodeCarrier::kBlockFp4) {
+  if (carrier == CodeCarrier::kBlockFp4) {  // turned; as they lie, nothing is carried
     RETURN_IF_ERROR(buffer.Reserve(*this, x.rows * x.cols / 2));
-    auto* const out = static_cast<uint8_t*>(buffer.data());
-    if (!transposed) return Copy(out, codes, x.rows * x.cols / 2);
-    TurnPairsKernel<<<grid, kThreads, 0, stream_>>>(codes, x.rows, x.cols, x.code_row_bytes(), out);
+    TurnPairsKernel<<<grid, kThreads, 0, stream_>>>(codes, x.rows, x.cols, x.code_row_bytes(),
+                                                    static_cast<uint8_t*>(buffer.data()));
     return LaunchStatus("QuantizedGemm");
   }
   return WithStored(ElemOf(carrier, x.elem), [&](auto as) -> Status {
@@ -124,6 +123,7 @@ Status CudaBackend::Carry(const QuantizedTensor& x, CodeCarrier carrier, bool tr
 
 Result<const void*> CudaBackend::CarryTo(CarriedPlace place, const QuantizedTensor& x,
                                          CodeCarrier carrier, bool transposed) {
+  if (LiesAsCarried(x, carrier, transposed)) return static_cast<const void*>(x.codes.data());
   Buffer& memory = carried_memory_[static_cast<size_t>(place)];
   if (!carried_.Holds(place, x.version, carrier)) {
     carried_.Put(place, 0, carrier);

@@ -242,5 +242,20 @@ TEST(CarriedOperands, LayersThatShareAnInputCarryItOnce) {
   EXPECT_EQ(product(kYes, kNo, 0, 0), 2);
 }
 
+TEST(CarriedOperands, CodesThatLieAsTheProductReadsThemStayWhereTheyAre) {
+  QuantizedTensor x;
+  x.elem = Elem::kE4M3;
+  EXPECT_TRUE(LiesAsCarried(x, CodeCarrier::kOuterFp8, false));
+  EXPECT_TRUE(LiesAsCarried(x, CodeCarrier::kBlockFp8, false));
+  EXPECT_FALSE(LiesAsCarried(x, CodeCarrier::kOuterFp8, true));
+  EXPECT_FALSE(LiesAsCarried(x, CodeCarrier::kBf16, false));
+  x.elem = Elem::kE2M1;
+  EXPECT_TRUE(LiesAsCarried(x, CodeCarrier::kBlockFp4, false));
+  EXPECT_FALSE(LiesAsCarried(x, CodeCarrier::kOuterFp8, false));
+  x.elem = Elem::kE4M3;
+  x.comp = OccComp::kWideE4M3;
+  EXPECT_FALSE(LiesAsCarried(x, CodeCarrier::kOuterFp8, false));
+}
+
 }  // namespace
 }  // namespace nibble::cuda
