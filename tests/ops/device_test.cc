@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda_plugin.h"
 #include "kernels/formats/philox.h"
+#include "kernels/plugin.h"
 
 namespace nibble {
 namespace {
@@ -111,6 +113,33 @@ TEST(CudaPlugin, WithoutPluginOrDeviceSaysWhatIsMissing) {
       << status.ToString();
   EXPECT_NE(status.message().find("backend cuda"), std::string::npos) << status.message();
   EXPECT_NE(status.message().find("use backend cpu"), std::string::npos) << status.message();
+}
+
+// cuda_plugin.cmake builds one and runs these two; elsewhere NIBBLE_CUDA_PLUGIN may name one.
+TEST(CudaPlugin, ABuiltPluginRefusesAProgramOfAnotherVersion) {
+  if (std::getenv("NIBBLE_CUDA_PLUGIN") == nullptr) GTEST_SKIP() << "no plug-in was built";
+  const Result<void*> symbol =
+      OpenPlugin({"backend cuda", "NIBBLE_CUDA_PLUGIN", kCudaPluginFile, kMakeCudaBackendSymbol,
+                  "the CUDA 13 libraries", "backend cpu"});
+  ASSERT_TRUE(symbol.ok()) << symbol.status().ToString();
+  std::unique_ptr<Backend> backend;
+  for (const uint32_t version : {kCudaPluginVersion - 1, kCudaPluginVersion + 1}) {
+    const Status status = reinterpret_cast<MakeCudaBackendFn>(*symbol)(version, {}, &backend);
+    EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition) << status.ToString();
+    EXPECT_EQ(backend, nullptr);
+  }
+}
+
+TEST(CudaPlugin, ABuiltPluginHasADeviceOrSaysThatThereIsNone) {
+  if (std::getenv("NIBBLE_CUDA_PLUGIN") == nullptr) GTEST_SKIP() << "no plug-in was built";
+  const Result<std::unique_ptr<Backend>> backend = MakeBackend("cuda", {});
+  if (backend.ok()) {
+    EXPECT_EQ((*backend)->name(), "cuda");
+    return;
+  }
+  const std::string text = backend.status().ToString();
+  EXPECT_EQ(backend.status().code(), StatusCode::kUnavailable) << text;
+  EXPECT_NE(text.find("backend cuda: no usable device"), std::string::npos) << text;
 }
 
 TEST(CudaPlugin, RefusesAFileThatIsNoPlugin) {

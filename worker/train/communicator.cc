@@ -53,17 +53,19 @@ class SingleCommunicator : public Communicator {
 }  // namespace
 
 Result<std::unique_ptr<Communicator>> MakeCommunicator(std::string_view name, Backend* backend,
-                                                       int rank, int world_size) {
-  if (name == kCommunicatorNccl) return MakeNcclCommunicator(backend, rank, world_size);
+                                                       int rank, int world_size,
+                                                       const std::string& meeting_folder) {
+  if (name == kCommunicatorNccl) {
+    return MakeNcclCommunicator(backend, rank, world_size, meeting_folder);
+  }
   if (name != kCommunicatorSingle) {
     return UnimplementedError("communicator '" + std::string(name) +
                               "' is not part of this build; it has: single, nccl");
   }
   if (world_size != 1 || rank != 0) {
     return UnimplementedError(StrFormat(
-        "rank %d of %d ranks: the communicator 'single' has 1 rank; a transport between ranks "
-        "(gloo for CPUs, an exchange of nccl's unique id for GPUs) is not part of this build. Ask "
-        "for 1 rank",
+        "rank %d of %d ranks: the communicator 'single' has 1 rank; between GPUs use communicator "
+        "nccl, between CPUs this build has none. Ask for 1 rank",
         rank, world_size));
   }
   return std::unique_ptr<Communicator>(new SingleCommunicator(backend));

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "base/status.h"
@@ -46,9 +47,11 @@ class Communicator {
 };
 
 // "single": a world of one rank. "nccl": between GPUs, through its plug-in (NOT_FOUND without one,
-// UNAVAILABLE without a usable device, INVALID_ARGUMENT for a backend other than cuda).
-// UNIMPLEMENTED for a larger world or another name, saying what this build has.
+// UNAVAILABLE without a usable device or when a rank does not come, INVALID_ARGUMENT for a backend
+// other than cuda). UNIMPLEMENTED for several ranks of "single" or another name, saying what this
+// build has. `meeting_folder`: where the ranks of one attempt find each other; every rank sees it.
 Result<std::unique_ptr<Communicator>> MakeCommunicator(std::string_view name, Backend* backend,
-                                                       int rank, int world_size);
+                                                       int rank, int world_size,
+                                                       const std::string& meeting_folder = "");
 
 }  // namespace nibble

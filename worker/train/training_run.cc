@@ -89,8 +89,12 @@ EndRecord TrainingRun::Close(End end) {
 }
 
 TrainingRun::MaybeEnd TrainingRun::OpenRunFolder() {
-  const std::string& dir = config_.run.dir;
-  if (dir.empty()) return End{kEndInvalidSpec, "run.dir is missing; give --dir"};
+  if (config_.run.dir.empty()) return End{kEndInvalidSpec, "run.dir is missing; give --dir"};
+  // Checkpoints are rank 0's; the journal of another rank lies below.
+  const int64_t rank = config_.run.rank;
+  const std::string dir =
+      rank == 0 ? config_.run.dir
+                : JoinPath(config_.run.dir, StrFormat("rank-%lld", static_cast<long long>(rank)));
   const Status made = MakeDirectories(dir);
   if (!made.ok()) return End{kEndUserError, made.message()};
   Result<FileLock> lock = FileLock::Acquire(JoinPath(dir, kLockFileName));
@@ -154,9 +158,11 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
     return End{wrong ? kEndInvalidSpec : kEndUserError, backend.status().message()};
   }
   backend_ = *std::move(backend);
-  Result<std::unique_ptr<Communicator>> communicator =
-      MakeCommunicator(config_.run.communicator, backend_.get(), static_cast<int>(config_.run.rank),
-                       static_cast<int>(config_.run.world_size));
+  Result<std::unique_ptr<Communicator>> communicator = environment_.make_communicator(
+      config_.run.communicator, backend_.get(), static_cast<int>(config_.run.rank),
+      static_cast<int>(config_.run.world_size),
+      JoinPath(config_.run.dir,
+               StrFormat("ranks/attempt-%lld", static_cast<long long>(config_.run.attempt))));
   if (!communicator.ok()) {
     const bool wrong = communicator.status().code() == StatusCode::kUnimplemented;
     return End{wrong ? kEndInvalidSpec : kEndUserError, communicator.status().message()};
@@ -198,6 +204,11 @@ TrainingRun::MaybeEnd TrainingRun::PrepareParameters() {
 }
 
 TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
+  // Rank 0 tidies the store first; the others read what it has left.
+  if (communicator_->rank() > 0) {
+    const Status tidied = communicator_->Barrier();
+    if (!tidied.ok()) return EndOf(tidied);
+  }
   Result<CheckpointStore> store =
       CheckpointStore::Open(config_.run.dir, config_.run.epoch, config_.checkpoint,
                             [this](const std::string& text) { Warn(text); });
@@ -235,6 +246,10 @@ TrainingRun::MaybeEnd TrainingRun::ResumeOrInitialise() {
     const Status initialised =
         parameters_->Initialise(config_.model, config_.seed, static_cast<int>(threads));
     if (!initialised.ok()) return EndOf(initialised);
+  }
+  if (communicator_->rank() == 0) {
+    const Status tidied = communicator_->Barrier();
+    if (!tidied.ok()) return EndOf(tidied);
   }
   const Status shared = communicator_->Broadcast(parameters_->all_weights(), 0);
   if (!shared.ok()) return EndOf(shared);
@@ -298,7 +313,9 @@ TrainingRun::MaybeEnd TrainingRun::RunSteps() {
     if (MaybeEnd end = Validate()) return end;
   }
   while (state_.step < config_.schedule.steps) {
-    if (environment_.stop_requested()) return StopEnd();
+    const Result<bool> stop = StopRequested();
+    if (!stop.ok()) return EndOf(stop.status());
+    if (*stop) return StopEnd();
     if (MaybeEnd end = Step()) return end;
     const bool last = state_.step == config_.schedule.steps;
     if (last || Due(config_.schedule.validate_every)) {
@@ -309,6 +326,14 @@ TrainingRun::MaybeEnd TrainingRun::RunSteps() {
     }
   }
   return std::nullopt;
+}
+
+// Of any rank: all stop after the same step.
+Result<bool> TrainingRun::StopRequested() {
+  const bool here = environment_.stop_requested();
+  if (communicator_->world_size() == 1) return here;
+  ASSIGN_OR_RETURN(const float any, communicator_->AllReduceMax(here ? 1.0f : 0.0f));
+  return any > 0;
 }
 
 TrainingRun::MaybeEnd TrainingRun::StopEnd() {
@@ -355,6 +380,11 @@ void TrainingRun::AdvanceStage(bool measured) {
   const int64_t total = config_.schedule.steps;
   double ratio = kMaxGradientToNoise;  // not measured, not noisy
   if (measured) ratio = GradientToNoise(*model_).value_or(ratio);
+  if (measured && communicator_->world_size() > 1 && WaitsForNoise(recipe_)) {
+    // The smallest of the ranks'. A lost rank shows at the next collective.
+    const auto mine = static_cast<float>(-ratio);
+    ratio = -static_cast<double>(communicator_->AllReduceMax(mine).value_or(mine));
+  }
   while (state_.step < total) {
     const auto next = static_cast<size_t>(state_.stage + 1);
     if (next >= recipe_.stages.size()) return;
@@ -419,6 +449,20 @@ TrainingRun::MaybeEnd TrainingRun::Validate() {
 }
 
 TrainingRun::MaybeEnd TrainingRun::Save(bool must_succeed) {
+  if (communicator_->rank() == 0) {
+    if (MaybeEnd end = WriteCheckpoint(must_succeed)) return end;
+  }
+  const Status together = communicator_->Barrier();
+  if (!together.ok()) return EndOf(together);
+  // All ranks know whether there is a checkpoint of this step.
+  const bool failed = communicator_->rank() == 0 && saved_step_ != state_.step;
+  const Result<float> any = communicator_->AllReduceMax(failed ? 1.0f : 0.0f);
+  if (!any.ok()) return EndOf(any.status());
+  if (*any == 0) saved_step_ = state_.step;
+  return std::nullopt;
+}
+
+TrainingRun::MaybeEnd TrainingRun::WriteCheckpoint(bool must_succeed) {
   const auto started = std::chrono::steady_clock::now();
   const Result<bool> finite = AllFinite(*backend_, parameters_->all_weights());
   if (!finite.ok()) return EndOf(finite.status());
@@ -450,8 +494,6 @@ TrainingRun::MaybeEnd TrainingRun::Save(bool must_succeed) {
     Warn(text + "; the run goes on, older checkpoints are intact");
     return std::nullopt;
   }
-  const Status together = communicator_->Barrier();
-  if (!together.ok()) return EndOf(together);
   saved_step_ = state_.step;
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
   const CheckpointRecord record{state_.step, saved->path, elapsed.count(), saved->bytes,

@@ -40,6 +40,10 @@ struct RunEnvironment {
   ProgressPrinter* progress = nullptr;  // borrowed; nullptr prints nothing
   std::function<Result<std::unique_ptr<Backend>>(std::string_view, const BackendOptions&)>
       make_backend = MakeBackend;
+  // Name, backend, rank, ranks, and the folder in which ranks meet.
+  std::function<Result<std::unique_ptr<Communicator>>(std::string_view, Backend*, int, int,
+                                                      const std::string&)>
+      make_communicator = MakeCommunicator;
 };
 
 class TrainingRun {
@@ -72,8 +76,10 @@ class TrainingRun {
   MaybeEnd Validate();
   // Saves at the present step. `must_succeed`: a failure ends the run.
   MaybeEnd Save(bool must_succeed);
+  MaybeEnd WriteCheckpoint(bool must_succeed);
   MaybeEnd Finish();
 
+  Result<bool> StopRequested();
   MaybeEnd StopEnd();
   EndRecord Close(End end);
 

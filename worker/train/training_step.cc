@@ -25,14 +25,15 @@ TrainingStep::TrainingStep(const RunConfig& config, Backend* backend, Communicat
   targets_.resize(tokens);
 }
 
-// Every micro-batch draws its own random numbers. A validation pass after `completed` updates uses
-// those of the next training pass: weights quantized for one are then valid for the other, and a
-// resumed run without that validation draws the same.
+// Every micro-batch of every rank draws its own random numbers. A validation pass after `completed`
+// updates uses those of the next training pass: weights quantized for one are then valid for the
+// other, and a resumed run without that validation draws the same.
 LinearStep TrainingStep::StepFor(int64_t completed, int64_t micro_batch) const {
   LinearStep step;
   step.seed = config_.seed;
   step.completed = completed;
-  step.step = static_cast<uint32_t>(completed * config_.accumulation_steps() + micro_batch);
+  const int64_t batch = completed * config_.accumulation_steps() + micro_batch;
+  step.step = static_cast<uint32_t>(batch * communicator_.world_size() + communicator_.rank());
   return step;
 }
 
