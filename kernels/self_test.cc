@@ -15,6 +15,7 @@
 #include "kernels/formats/occ.h"
 #include "kernels/linear.h"
 #include "kernels/recipe/proofs.h"
+#include "kernels/self_test_ops.h"
 #include "kernels/self_test_paths.h"
 
 namespace nibble {
@@ -302,6 +303,7 @@ Result<SelfTestReport> ProveBackend(Backend& backend, Backend& reference) {
   const Status fp4 = CheckLayer(backend, "fp4_ms_paper", "linear.fp4");
   RETURN_IF_ERROR(prove("linear.fp4", fp4));
   RETURN_IF_ERROR(prove("dge", fp4));
+  RETURN_IF_ERROR(ProveStepOperations(backend, reference));
   RETURN_IF_ERROR(prove(kStateProof, ProveRoundedState(backend, reference)));
   RETURN_IF_ERROR(prove(kWireProof, ProveWire(backend, reference)));
   RETURN_IF_ERROR(prove(kWeightRuleProof, ProveWeightRule(backend, reference)));

@@ -10,6 +10,7 @@
 
 #include "kernels/formats/bf16.h"
 #include "kernels/self_test.h"
+#include "kernels/self_test_ops.h"
 #include "worker/bench/timed_backend.h"
 #include "worker/train/test_support.h"
 
@@ -137,6 +138,60 @@ class NarrowBackend final : public SealedBackend {
   Buffer wide_a_, wide_b_;
 };
 
+// One of its operations is wrong in one element, or missing.
+class FaultyBackend final : public SealedBackend {
+ public:
+  FaultyBackend(std::unique_ptr<Backend> inner, std::string operation, Status answer)
+      : SealedBackend(std::move(inner)), operation_(std::move(operation)), answer_(answer) {}
+  Status AttentionBackward(const AttentionParams& params, ConstTensorView dout, ConstTensorView q,
+                           ConstTensorView k, ConstTensorView v, ConstTensorView out,
+                           ConstTensorView lse, TensorView dq, TensorView dk,
+                           TensorView dv) override {
+    RETURN_IF_ERROR(SealedBackend::AttentionBackward(params, dout, q, k, v, out, lse, dq, dk, dv));
+    return Spoil("attention", dk);
+  }
+  Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
+                         ConstTensorView rstd, TensorView dx, bool accumulate_dx,
+                         TensorView dweight) override {
+    RETURN_IF_ERROR(
+        SealedBackend::RmsNormBackward(dout, x, weight, rstd, dx, accumulate_dx, dweight));
+    return Spoil("rms_norm", dweight);
+  }
+  Status RopeBackward(const RopeParams& params, TensorView dx) override {
+    RETURN_IF_ERROR(SealedBackend::RopeBackward(params, dx));
+    return Spoil("rope", dx);
+  }
+  Status SwiGluForward(ConstTensorView gate, ConstTensorView up, TensorView out) override {
+    RETURN_IF_ERROR(SealedBackend::SwiGluForward(gate, up, out));
+    return Spoil("swiglu", out);
+  }
+  Status EmbeddingBackward(ConstTensorView ids, ConstTensorView dout, TensorView dtable) override {
+    RETURN_IF_ERROR(SealedBackend::EmbeddingBackward(ids, dout, dtable));
+    return Spoil("embedding", dtable);
+  }
+  Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
+                      bool write_gradient, TensorView losses) override {
+    RETURN_IF_ERROR(
+        SealedBackend::CrossEntropy(logits, targets, gradient_scale, write_gradient, losses));
+    return Spoil("cross_entropy", losses);
+  }
+  Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,
+               TensorView parameter) override {
+    RETURN_IF_ERROR(SealedBackend::AdamW(params, gradient, m, v, parameter));
+    return Spoil("adamw", v);
+  }
+
+ private:
+  // The last element becomes an eighth larger, or the operation answers `answer_`.
+  Status Spoil(const std::string& operation, TensorView x) {
+    if (operation != operation_) return OkStatus();
+    if (!answer_.ok()) return answer_;
+    return Scale(1.125f, {x.f32() + x.size() - 1, 1, 1});
+  }
+  std::string operation_;
+  Status answer_;
+};
+
 class DeviceMemoryTest : public RunTest {
  protected:
   // An environment whose backend "cuda" is the sealed one.
@@ -202,6 +257,31 @@ TEST_F(DeviceMemoryTest, ADeviceThatMiscomputesIsRefusedByName) {
   const Status status = ProveBackend(device, *host).status();
   EXPECT_EQ(status.code(), StatusCode::kInternal);
   EXPECT_NE(status.message().find("self-test of linear.fp4 failed"), std::string::npos)
+      << status.message();
+}
+
+TEST_F(DeviceMemoryTest, OneWrongElementOfAnyOperationOfAStepIsSeen) {
+  const auto host = TestBackend();
+  for (const char* operation :
+       {"attention", "rms_norm", "rope", "swiglu", "embedding", "cross_entropy", "adamw"}) {
+    FaultyBackend device(TestBackend(), operation, OkStatus());
+    const Status status = ProveStepOperations(device, *host);
+    EXPECT_EQ(status.code(), StatusCode::kInternal) << operation;
+    EXPECT_NE(status.message().find(std::string("self-test of ") + operation), std::string::npos)
+        << status.message();
+  }
+  FaultyBackend none(TestBackend(), "none of them", OkStatus());
+  const Status passed = ProveStepOperations(none, *host);
+  EXPECT_TRUE(passed.ok()) << passed.ToString();
+}
+
+TEST_F(DeviceMemoryTest, ADeviceWithoutAnOperationOfEveryStepIsNotOffered) {
+  const auto host = TestBackend();
+  FaultyBackend device(TestBackend(), "rope", UnimplementedError("no rotary positions here"));
+  const Status status = ProveStepOperations(device, *host);
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(status.message().find("rope"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("no rotary positions here"), std::string::npos)
       << status.message();
 }
 
