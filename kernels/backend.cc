@@ -99,6 +99,17 @@ Result<int64_t> Backend::ResetOscillating(float, ConstTensorView, ConstTensorVie
   return UnimplementedError("backend " + std::string(name()) + " has no ResetOscillating");
 }
 
+Status Backend::TransferIn(int, void* device, const void* host, int64_t size_bytes) {
+  return CopyIn(device, host, size_bytes);
+}
+Status Backend::TransferOut(int, void* host, const void* device, int64_t size_bytes) {
+  return CopyOut(host, device, size_bytes);
+}
+Status Backend::LaneAfterWork(int) { return OkStatus(); }
+Status Backend::WorkAfterLane(int) { return OkStatus(); }
+Status Backend::PinHost(void*, int64_t) { return OkStatus(); }
+void Backend::UnpinHost(void*) {}
+
 Status Backend::BeginStep() { return OkStatus(); }
 Status Backend::EndStep() { return OkStatus(); }
 

@@ -161,7 +161,19 @@ class Backend {
   virtual Status CopyOut(void* host, const void* device, int64_t size_bytes) = 0;  // waits
   virtual Status Copy(void* to_device, const void* from_device, int64_t size_bytes) = 0;
   virtual Status Fill(TensorView x, float value) = 0;  // f32
-  virtual Status Synchronize() = 0;
+  virtual Status Synchronize() = 0;                    // lanes included
+  // Transfers beside the work, on lanes. What a lane is given happens in order; how it falls
+  // against the operations is said by the two calls after it. Here: plain copies, which need
+  // neither. The host may touch its side again after Synchronize.
+  static constexpr int kTransferLanes = 2;
+  virtual Status TransferIn(int lane, void* device, const void* host, int64_t size_bytes);
+  virtual Status TransferOut(int lane, void* host, const void* device, int64_t size_bytes);
+  virtual Status LaneAfterWork(int lane);  // what it is given next follows all operations so far
+  virtual Status WorkAfterLane(int lane);  // operations from here on follow what it was given
+  // Locks host memory in its place while transfers use it, for their speed; any memory works
+  // without. UNAVAILABLE when the system locks no more.
+  virtual Status PinHost(void* memory, int64_t size_bytes);
+  virtual void UnpinHost(void* memory);
   // Between the two the caller issues one training step, the same operations as in the step before
   // but for their numbers: a backend may gather them and hand them to its device together. Results
   // and errors are as without. BeginStep inside a step is FAILED_PRECONDITION where steps are

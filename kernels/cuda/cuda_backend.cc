@@ -72,6 +72,12 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
 
 CudaBackend::~CudaBackend() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (const Lane& lane : lanes_) {
+    if (lane.stream != nullptr) cudaStreamSynchronize(lane.stream);
+    if (lane.worked != nullptr) cudaEventDestroy(lane.worked);
+    if (lane.transferred != nullptr) cudaEventDestroy(lane.transferred);
+    if (lane.stream != nullptr) cudaStreamDestroy(lane.stream);
+  }
   recorder_.reset();
   matmul_.reset();
   if (id_errors_ != nullptr) cudaFree(id_errors_);
@@ -266,7 +272,71 @@ Status CudaBackend::Copy(void* to_device, const void* from_device, int64_t size_
                     "copy on the device");
 }
 Status CudaBackend::Synchronize() {
-  return OutsideRecording([&] { return WaitAndReport(); });
+  return OutsideRecording([&]() -> Status {
+    for (const Lane& lane : lanes_) {
+      if (lane.stream == nullptr) continue;
+      RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(lane.stream), "waiting for transfers"));
+    }
+    return WaitAndReport();
+  });
+}
+
+Status CudaBackend::CheckLane(int lane) {
+  if (lane < 0 || lane >= kTransferLanes) {
+    return InvalidArgumentError(StrFormat("transfer: lane %d of %d", lane, kTransferLanes));
+  }
+  Lane& own = lanes_[static_cast<size_t>(lane)];
+  if (own.stream != nullptr) return OkStatus();
+  RETURN_IF_ERROR(
+      CudaStatus(cudaStreamCreateWithFlags(&own.stream, cudaStreamNonBlocking), "lane"));
+  RETURN_IF_ERROR(
+      CudaStatus(cudaEventCreateWithFlags(&own.worked, cudaEventDisableTiming), "lane"));
+  return CudaStatus(cudaEventCreateWithFlags(&own.transferred, cudaEventDisableTiming), "lane");
+}
+
+Status CudaBackend::TransferIn(int lane, void* device, const void* host, int64_t size_bytes) {
+  RETURN_IF_ERROR(CheckLane(lane));
+  return CudaStatus(
+      cudaMemcpyAsync(device, host, static_cast<size_t>(size_bytes), cudaMemcpyHostToDevice,
+                      lanes_[static_cast<size_t>(lane)].stream),
+      "transfer to the device");
+}
+Status CudaBackend::TransferOut(int lane, void* host, const void* device, int64_t size_bytes) {
+  RETURN_IF_ERROR(CheckLane(lane));
+  return CudaStatus(
+      cudaMemcpyAsync(host, device, static_cast<size_t>(size_bytes), cudaMemcpyDeviceToHost,
+                      lanes_[static_cast<size_t>(lane)].stream),
+      "transfer to the host");
+}
+
+// What is being recorded goes first, or the events would not see it.
+Status CudaBackend::LaneAfterWork(int lane) {
+  RETURN_IF_ERROR(CheckLane(lane));
+  const Lane& own = lanes_[static_cast<size_t>(lane)];
+  return OutsideRecording([&]() -> Status {
+    RETURN_IF_ERROR(CudaStatus(cudaEventRecord(own.worked, stream_), "lane"));
+    return CudaStatus(cudaStreamWaitEvent(own.stream, own.worked, 0), "lane");
+  });
+}
+Status CudaBackend::WorkAfterLane(int lane) {
+  RETURN_IF_ERROR(CheckLane(lane));
+  const Lane& own = lanes_[static_cast<size_t>(lane)];
+  return OutsideRecording([&]() -> Status {
+    RETURN_IF_ERROR(CudaStatus(cudaEventRecord(own.transferred, own.stream), "lane"));
+    return CudaStatus(cudaStreamWaitEvent(stream_, own.transferred, 0), "lane");
+  });
+}
+
+Status CudaBackend::PinHost(void* memory, int64_t size_bytes) {
+  const cudaError_t error =
+      cudaHostRegister(memory, static_cast<size_t>(size_bytes), cudaHostRegisterDefault);
+  if (error == cudaSuccess) return OkStatus();
+  cudaGetLastError();  // not sticky
+  return UnavailableError("locking " + FormatBytes(static_cast<double>(size_bytes)) +
+                          " of host memory: " + cudaGetErrorString(error));
+}
+void CudaBackend::UnpinHost(void* memory) {
+  if (cudaHostUnregister(memory) != cudaSuccess) cudaGetLastError();
 }
 
 Status CudaBackend::WaitAndReport() {

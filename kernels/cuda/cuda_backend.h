@@ -62,6 +62,12 @@ class CudaBackend final : public Backend {
   Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
   Status Fill(TensorView x, float value) override;
   Status Synchronize() override;
+  Status TransferIn(int lane, void* device, const void* host, int64_t size_bytes) override;
+  Status TransferOut(int lane, void* host, const void* device, int64_t size_bytes) override;
+  Status LaneAfterWork(int lane) override;
+  Status WorkAfterLane(int lane) override;
+  Status PinHost(void* memory, int64_t size_bytes) override;
+  void UnpinHost(void* memory) override;
   Status BeginStep() override { return recorder_->BeginStep(); }
   Status EndStep() override { return recorder_->EndStep(); }
 
@@ -149,7 +155,8 @@ class CudaBackend final : public Backend {
     RETURN_IF_ERROR(work());
     return recorder_->Resume();
   }
-  Status Open();  // stream, handles, description
+  Status Open();               // stream, handles, description
+  Status CheckLane(int lane);  // makes its stream at its first use
 
   std::vector<const Buffer*> Workspaces() const;
 
@@ -227,6 +234,12 @@ class CudaBackend final : public Backend {
   std::string description_;
   int64_t memory_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
+  // Of transfers: a stream, and what it waits for and is waited for by.
+  struct Lane {
+    cudaStream_t stream = nullptr;
+    cudaEvent_t worked = nullptr, transferred = nullptr;
+  };
+  std::array<Lane, kTransferLanes> lanes_ = {};
   std::unique_ptr<Matmul> matmul_;
   std::unique_ptr<GraphApi> graphs_;
   std::unique_ptr<StepRecorder> recorder_;

@@ -42,6 +42,14 @@ Status TimedBackend::Copy(void* to_device, const void* from_device, int64_t size
   return Time("copy", [&] { return inner_.Copy(to_device, from_device, size_bytes); });
 }
 
+Status TimedBackend::TransferIn(int lane, void* device, const void* host, int64_t size_bytes) {
+  return Time("transfer", [&] { return inner_.TransferIn(lane, device, host, size_bytes); });
+}
+
+Status TimedBackend::TransferOut(int lane, void* host, const void* device, int64_t size_bytes) {
+  return Time("transfer", [&] { return inner_.TransferOut(lane, host, device, size_bytes); });
+}
+
 Status TimedBackend::Fill(TensorView x, float value) {
   return Time("copy", [&] { return inner_.Fill(x, value); });
 }

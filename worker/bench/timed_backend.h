@@ -45,6 +45,14 @@ class TimedBackend : public Backend {
   Status Copy(void* to_device, const void* from_device, int64_t size_bytes) override;
   Status Fill(TensorView x, float value) override;
   Status Synchronize() override { return inner_.Synchronize(); }
+  Status TransferIn(int lane, void* device, const void* host, int64_t size_bytes) override;
+  Status TransferOut(int lane, void* host, const void* device, int64_t size_bytes) override;
+  Status LaneAfterWork(int lane) override { return inner_.LaneAfterWork(lane); }
+  Status WorkAfterLane(int lane) override { return inner_.WorkAfterLane(lane); }
+  Status PinHost(void* memory, int64_t size_bytes) override {
+    return inner_.PinHost(memory, size_bytes);
+  }
+  void UnpinHost(void* memory) override { inner_.UnpinHost(memory); }
   Status BeginStep() override { return inner_.BeginStep(); }
   Status EndStep() override { return inner_.EndStep(); }
   Status ReadCounters(QuantizedTensor* x) override { return inner_.ReadCounters(x); }

@@ -291,7 +291,7 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   const bool device = config.run.backend != kBackendCpu;
   if (config.memory.offload_optimizer && device) {
     estimate.memory.host = estimate.memory.optimizer;
-    estimate.memory.optimizer = LargestParameter(model) * moment_bytes;
+    estimate.memory.optimizer = 2 * LargestParameter(model) * moment_bytes;  // two places
   }
   const BufferPlan plan =
       PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len,

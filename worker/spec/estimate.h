@@ -15,7 +15,7 @@ namespace nibble {
 struct MemoryBytes {
   int64_t weights = 0;      // master weights
   int64_t gradients = 0;    // accumulation buffers
-  int64_t optimizer = 0;    // AdamW moments, or the place that offloaded ones visit
+  int64_t optimizer = 0;    // AdamW moments, or the places that offloaded ones visit
   int64_t activations = 0;  // saved for backward, and the step's work buffers
   int64_t quantized = 0;    // quantized copies: codes, scales, decoded operands, residuals
   int64_t host = 0;         // offloaded moments: in host memory, not in the total

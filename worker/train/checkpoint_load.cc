@@ -118,6 +118,7 @@ Status LoadTensors(const std::string& folder, Backend& backend, bool with_optimi
   if (!with_optimizer) return OkStatus();
   ASSIGN_OR_RETURN(const SafetensorsReader moments,
                    SafetensorsReader::Open(JoinPath(folder, kOptimizerFileName)));
+  RETURN_IF_ERROR(parameters->SettleMoments());
   Backend& host = parameters->moments_backend();
   for (size_t t = 0; t < list.size(); ++t) {
     RETURN_IF_ERROR(

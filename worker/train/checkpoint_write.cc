@@ -141,6 +141,7 @@ Result<int64_t> WriteCheckpoint(const std::string& folder, Backend& backend,
     moments.push_back({info.name + ".exp_avg_sq", &info, parameters.second_moment(t)});
   }
   RETURN_IF_ERROR(WriteTensors(out, kWeightsFileName, backend, weights));
+  RETURN_IF_ERROR(parameters.SettleMoments());
   RETURN_IF_ERROR(WriteTensors(out, kOptimizerFileName, parameters.moments_backend(), moments));
   RETURN_IF_ERROR(WriteRecipeTensors(out, content.state.recipe_tensors));
   const Json config =

@@ -155,28 +155,67 @@ Result<Parameters> Parameters::Create(Backend* backend, const ModelConfig& model
   RETURN_IF_ERROR(zeros(moments, p.first_moments_, p.elements_ * first_bytes));
   RETURN_IF_ERROR(zeros(moments, p.second_moments_, p.elements_ * second_bytes));
   if (!p.offloads_moments()) return p;
-  int64_t largest = 0;
-  for (const ParameterInfo& info : p.list_) largest = std::max(largest, info.size());
-  RETURN_IF_ERROR(p.staged_first_.Reserve(*backend, largest * first_bytes));
-  RETURN_IF_ERROR(p.staged_second_.Reserve(*backend, largest * second_bytes));
+  RETURN_IF_ERROR(p.MakePlaces(first_bytes, second_bytes));
   return p;
 }
 
-Result<Parameters::Moments> Parameters::FetchMoments(size_t index) {
+Status Parameters::MakePlaces(int64_t first_bytes, int64_t second_bytes) {
+  int64_t largest = 0;
+  for (const ParameterInfo& info : list_) largest = std::max(largest, info.size());
+  for (Place& place : places_) {
+    RETURN_IF_ERROR(place.first.Reserve(*backend_, largest * first_bytes));
+    RETURN_IF_ERROR(place.second.Reserve(*backend_, largest * second_bytes));
+  }
+  const auto pin = [&](const Buffer& buffer) {
+    const bool pinned = backend_->PinHost(buffer.data(), buffer.capacity_bytes()).ok();
+    return std::unique_ptr<void, Pin>(pinned ? buffer.data() : nullptr, Pin{backend_});
+  };
+  pinned_first_ = pin(first_moments_);
+  pinned_second_ = pin(second_moments_);
+  return OkStatus();
+}
+
+Parameters::Moments Parameters::PlacedMoments(size_t index) {
   const TensorView first = first_moment(index), second = second_moment(index);
-  if (!offloads_moments()) return Moments{first, second};
-  const Moments staged{{staged_first_.data(), first.rows, first.cols, first.dtype},
-                       {staged_second_.data(), second.rows, second.cols, second.dtype}};
-  RETURN_IF_ERROR(backend_->CopyIn(staged.first.data, first.data, first.size_bytes()));
-  RETURN_IF_ERROR(backend_->CopyIn(staged.second.data, second.data, second.size_bytes()));
-  return staged;
+  const Place& place = places_[index % places_.size()];
+  return {{place.first.data(), first.rows, first.cols, first.dtype},
+          {place.second.data(), second.rows, second.cols, second.dtype}};
+}
+
+Status Parameters::SendIn(size_t index) {
+  Place& place = places_[index % places_.size()];
+  if (place.holds == static_cast<int64_t>(index)) return OkStatus();
+  const int lane = static_cast<int>(index % places_.size());
+  const TensorView first = first_moment(index), second = second_moment(index);
+  const Moments to = PlacedMoments(index);
+  RETURN_IF_ERROR(backend_->TransferIn(lane, to.first.data, first.data, first.size_bytes()));
+  RETURN_IF_ERROR(backend_->TransferIn(lane, to.second.data, second.data, second.size_bytes()));
+  place.holds = static_cast<int64_t>(index);
+  return OkStatus();
+}
+
+Result<Parameters::Moments> Parameters::FetchMoments(size_t index) {
+  if (!offloads_moments()) return Moments{first_moment(index), second_moment(index)};
+  RETURN_IF_ERROR(SendIn(index));
+  if (index + 1 < list_.size()) RETURN_IF_ERROR(SendIn(index + 1));
+  RETURN_IF_ERROR(backend_->WorkAfterLane(static_cast<int>(index % places_.size())));
+  return PlacedMoments(index);
 }
 
 Status Parameters::StoreMoments(size_t index, const Moments& moments) {
   if (!offloads_moments()) return OkStatus();
+  const int lane = static_cast<int>(index % places_.size());
   const TensorView first = first_moment(index), second = second_moment(index);
-  RETURN_IF_ERROR(backend_->CopyOut(first.data, moments.first.data, first.size_bytes()));
-  return backend_->CopyOut(second.data, moments.second.data, second.size_bytes());
+  RETURN_IF_ERROR(backend_->LaneAfterWork(lane));
+  RETURN_IF_ERROR(backend_->TransferOut(lane, first.data, moments.first.data, first.size_bytes()));
+  RETURN_IF_ERROR(
+      backend_->TransferOut(lane, second.data, moments.second.data, second.size_bytes()));
+  places_[index % places_.size()].holds = -1;
+  return OkStatus();
+}
+
+Status Parameters::SettleMoments() const {
+  return offloads_moments() ? backend_->Synchronize() : OkStatus();
 }
 
 const ParameterInfo* Parameters::Find(std::string_view name) const {

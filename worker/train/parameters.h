@@ -5,14 +5,17 @@
 // Purpose: one ordered list tells initialisation, optimizer, checkpoints and fingerprints what
 // exists. Weights, gradients and both AdamW moments are one allocation each, in list order, so that
 // a collective or a norm over everything is one call. The moments may lie in another backend's
-// memory (the host's): they visit the device tensor by tensor for their update.
-// Thread-safety: one thread, the backend's caller. Ownership: owns its device buffers; the backends
-// must outlive it. Invariants: master weights are FP32; every tensor starts on kTensorAlign bytes;
-// the gaps between tensors are zero and stay zero.
+// memory (the host's): they visit the device tensor by tensor for their update, the next tensor's
+// on their way in and the last one's on their way out meanwhile. Thread-safety: one thread, the
+// backend's caller. Ownership: owns its device buffers; the backends must outlive it. Invariants:
+// master weights are FP32; every tensor starts on kTensorAlign bytes; the gaps between tensors are
+// zero and stay zero.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -93,13 +96,16 @@ class Parameters {
   TensorView second_moment(size_t index) const {
     return ViewOf(second_moments_, index, StateType(precision_.v));
   }
-  // Both moments of a tensor in device memory, for its update: as they are, or copied into a place
-  // that all tensors share. StoreMoments copies them back.
+  // Both moments of a tensor in device memory, for its update: as they are, or brought to one of
+  // two places that the tensors take in turn, while those of index + 1 set out for the other.
+  // StoreMoments sends them back; it comes before the Fetch after next. The host may read them
+  // after SettleMoments.
   struct Moments {
     TensorView first, second;
   };
   Result<Moments> FetchMoments(size_t index);
   Status StoreMoments(size_t index, const Moments& moments);
+  Status SettleMoments() const;
   const StatePrecision& precision() const { return precision_; }
   StateScales& scales(size_t index) { return scales_[index]; }
   // The scales as state of a recipe, where a format has any, and back.
@@ -114,10 +120,13 @@ class Parameters {
   int64_t count() const { return count_; }  // parameters, gaps excluded
   int64_t weight_bytes() const { return weights_.capacity_bytes(); }
   int64_t gradient_bytes() const { return gradients_.capacity_bytes(); }
-  // Of the moments on the device: all, or the place they visit.
+  // Of the moments on the device: all, or the places they visit.
   int64_t optimizer_bytes() const {
-    return staged_first_.capacity_bytes() + staged_second_.capacity_bytes() +
-           (offloads_moments() ? 0 : moment_bytes());
+    int64_t bytes = offloads_moments() ? 0 : moment_bytes();
+    for (const Place& place : places_) {
+      bytes += place.first.capacity_bytes() + place.second.capacity_bytes();
+    }
+    return bytes;
   }
   // Of moments kept elsewhere.
   int64_t host_bytes() const { return offloads_moments() ? moment_bytes() : 0; }
@@ -135,6 +144,9 @@ class Parameters {
   static DType StateType(StateElem elem);
   TensorView ViewOf(const Buffer& buffer, size_t index, DType type = DType::kF32) const;
   TensorView AllOf(const Buffer& buffer) const;
+  Status MakePlaces(int64_t first_bytes, int64_t second_bytes);
+  Moments PlacedMoments(size_t index);
+  Status SendIn(size_t index);
   int64_t moment_bytes() const {
     return first_moments_.capacity_bytes() + second_moments_.capacity_bytes();
   }
@@ -150,7 +162,19 @@ class Parameters {
   Buffer gradients_;
   Buffer first_moments_;
   Buffer second_moments_;
-  Buffer staged_first_, staged_second_;  // on the device, when the moments are not
+  // Host memory locked for transfers as long as this lives.
+  struct Pin {
+    Backend* backend;
+    void operator()(void* memory) const { backend->UnpinHost(memory); }
+  };
+  // Where offloaded moments are updated, in device memory; each has a lane of its own.
+  struct Place {
+    Buffer first, second;
+    int64_t holds = -1;  // the tensor that is there or on its way in
+  };
+  std::array<Place, Backend::kTransferLanes> places_;
+  std::unique_ptr<void, Pin> pinned_first_{nullptr, Pin{nullptr}};
+  std::unique_ptr<void, Pin> pinned_second_{nullptr, Pin{nullptr}};
   StatePrecision precision_;
   std::vector<StateScales> scales_;  // by parameter
 };

@@ -19,7 +19,7 @@
 namespace nibble {
 
 // Changes with every change of RankTransport's, NcclWorld's or Backend's functions.
-inline constexpr uint32_t kNcclPluginVersion = 2;
+inline constexpr uint32_t kNcclPluginVersion = 3;
 inline constexpr char kNcclPluginFile[] = "libnibble_nccl.so";
 
 // What the transport needs to know of the other ranks. The functions are called while it opens and
