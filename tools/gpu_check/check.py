@@ -177,6 +177,15 @@ class Check:
             entry[source + "_to_" + target] = train_data.resumed(
                 os.path.join(self.work, folder, "journal.jsonl"))
 
+    def offload(self, entry):
+        """Moments in host memory on lanes of their own: the same weights, bit for bit."""
+        self.must(self.trainer("offload", "offload-cuda", "cuda"), 60)
+        weights = [train_data.last_weights(os.path.join(self.work, run, "journal.jsonl"))
+                   for run in ("bf16-cuda", "offload-cuda")]
+        entry["weights"] = weights
+        if weights[0] != weights[1]:
+            raise StageError("offloaded moments gave other weights")
+
     # --- speed ------------------------------------------------------------------------------------
 
     def bench(self, arguments, limit, entry):
@@ -255,6 +264,7 @@ class Check:
             ("nccl", 10, t(self.nccl)),
             ("training", 20, self.training),
             ("checkpoints", 15, self.checkpoints),
+            ("offload", 10, self.offload),
             ("operations", 10, self.operations),
             ("products", 10, self.products),
             ("layers_7b", 20, self.layers("7b", 75)),

@@ -194,6 +194,7 @@ elif name == "nibble-trainer":
         for i in range(first, steps):
             file.write(json.dumps({"type": "step", "step": i + 1, "loss": 6 - i * 0.01,
                                    "stepSeconds": 0.01}) + "\n")
+        file.write(json.dumps({"type": "end", "weightsSha256": "0f"}) + "\n")
 else:
     play(name)
 """
@@ -271,6 +272,7 @@ class Script(unittest.TestCase):
         self.assertEqual(result["stages"]["device"]["architecture"], "90a")
         self.assertEqual(result["stages"]["training"]["bf16"]["steps"], [200, 200])
         self.assertIn("cuda_to_cpu", result["stages"]["checkpoints"])
+        self.assertEqual(result["stages"]["offload"]["weights"], ["0f", "0f"])
         with open(os.path.join(self.out, "gpu_check.log")) as file:
             log = file.read()
         self.assertIn("-DCMAKE_CUDA_ARCHITECTURES=90a-real", log)

@@ -7,7 +7,8 @@
 `threads` of the CPU in the run configs; 0: all. Writes FOLDER/tokens/{train,val}-000000.bin (docs/reference/file-formats-tokens.md): words of a fixed
 random dictionary joined by a second-order rule, so that a model has something to learn and the same
 bytes come out everywhere. Writes FOLDER/RECIPE.json, the run config of each recipe compared, and
-FOLDER/resume.json, which goes on where bf16 ends.
+FOLDER/resume.json, which goes on where bf16 ends, and FOLDER/offload.json, bf16 with the moments in
+host memory.
 """
 import array
 import json
@@ -101,6 +102,10 @@ def write(folder, threads=0):
     longer["schedule"]["steps"] += RESUMED_STEPS
     with open(os.path.join(folder, "resume.json"), "w") as file:
         json.dump(longer, file, indent=1)
+    offloaded = config(folder, "bf16", threads)
+    offloaded["memory"] = {"offloadOptimizer": True}
+    with open(os.path.join(folder, "offload.json"), "w") as file:
+        json.dump(offloaded, file, indent=1)
 
 
 def bench_config(folder, name):
@@ -138,6 +143,15 @@ def resumed(journal):
     if abs(after - before) > 0.2 * before:
         raise ValueError("loss %g at step %d, %g at step %d" % (before, STEPS, after, last))
     return {"loss_before": before, "loss_after": after}
+
+
+def last_weights(journal):
+    """The fingerprint of the weights that a run ended with."""
+    with open(journal) as file:
+        ends = [record for record in map(json.loads, file) if record.get("type") == "end"]
+    if not ends or not ends[-1].get("weightsSha256"):
+        raise ValueError("%s: %s" % (journal, ends[-1].get("message") if ends else "no end"))
+    return ends[-1]["weightsSha256"]
 
 
 def main():
