@@ -58,11 +58,16 @@ def step(recipe, layers, ms, **more):
 
 
 def stack():
-    shares = [{"op_ms": {"gemm": 5.0 * n, "quantized_gemm": 4.0 * n, "quantize": 0.5 * n,
-                         "dge": 0.5 * n, "head_gemm": 7.0}} for n in (1, 2)]
     rows = []
     for recipe, ms in (("bf16", 18.0), ("fp4_fold8_e4m3", 12.0), ("fp4_fold8", 15.0)):
-        rows += [step(recipe, n, 10 + ms * n, **shares[n - 1]) for n in (1, 2)]
+        for n in (1, 2):
+            ops = {"gemm": 16.0 * n, "rms_norm": 2.0 * n, "head_gemm": 7.0}
+            if recipe != "bf16":
+                # The norm is in the quantizer.
+                ops = {"gemm": 1.0 * n, "quantized_gemm": 7.0 * n, "quantize": 3.0 * n,
+                       "head_gemm": 7.0}
+                ops["rms_norm"] = 0.0
+            rows.append(step(recipe, n, 10 + ms * n, op_ms=ops))
     return rows
 
 
@@ -93,7 +98,8 @@ class Results(unittest.TestCase):
         layers = results.layers_of(stack(), model, 2048)
         self.assertAlmostEqual(layers["bf16"]["layer_ms"], 18)
         self.assertAlmostEqual(layers["fp4_fold8_e4m3"]["speed_over_bf16"], 1.5)
-        self.assertAlmostEqual(layers["bf16"]["quantization_share"], 0.1)
+        self.assertAlmostEqual(layers["fp4_fold8_e4m3"]["quantization_share"], 1 / 11)
+        self.assertNotIn("quantization_share", layers["bf16"])
         stages = {"layers_7b": {"layers": layers}, "layers_13b": {"layers": layers},
                   "operations": {"rows": OPERATIONS}, "products": {"rows": PRODUCTS},
                   "memory_1.3b": {"rows": whole()}, "whole_model_1.5b": {"rows": whole()}}
@@ -142,7 +148,8 @@ class RealRows(unittest.TestCase):
             steps = rows("--config", config["path"], "--recipes", "bf16,fp4_fold8", "--layers",
                          "1,3", "--seconds", "0.01", "--shares")
             layers = results.layers_of(steps, config["model"], config["seq"])
-            self.assertGreater(layers["fp4_fold8"]["op_ms"]["quantize"], 0)
+            self.assertIn("quantize", layers["fp4_fold8"]["op_ms"])
+            self.assertIn("quantization_share", layers["fp4_fold8"])
             self.assertIn("layer_ms", layers["bf16"])
             self.assertEqual(len(results.estimate_errors({"s": {"rows": steps}})), 4)
             operations = rows("--quick")

@@ -77,17 +77,24 @@ def layers_of(rows, model, seq):
             entry["layer_tflops"] = layer_flop(model, high["tokens"], seq) / ms * 1e-9
         if "op_ms" in high and "op_ms" in low:
             names = high["op_ms"]
-            added = {name: (names[name] - low["op_ms"].get(name, 0)) / count for name in names}
-            total = sum(added.values())
-            entry["op_ms"] = added
-            if total > 0:
-                narrow = ("quantize", "dequantize", "dge", "mask", "rotate")
-                entry["quantization_share"] = sum(added.get(n, 0) for n in narrow) / total
+            entry["op_ms"] = {name: (names[name] - low["op_ms"].get(name, 0)) / count
+                              for name in names}
         out[recipe] = entry
     base = out.get("bf16", {}).get("layer_ms", 0)
     for entry in out.values():
         if base > 0 and entry.get("layer_ms", 0) > 0:
             entry["speed_over_bf16"] = base / entry["layer_ms"]
+    # Quantization is fused with what makes its input: its price is what the operations beside the
+    # products take beyond BF16's.
+    def beside_products(entry):
+        return sum(ms for name, ms in entry["op_ms"].items() if not name.endswith("gemm"))
+    bf16 = out.get("bf16", {})
+    for recipe, entry in out.items():
+        if recipe != "bf16" and "op_ms" in entry and "op_ms" in bf16:
+            total = sum(entry["op_ms"].values())
+            if total > 0:
+                added = beside_products(entry) - beside_products(bf16)
+                entry["quantization_share"] = added / total
     return out
 
 
