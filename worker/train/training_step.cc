@@ -57,7 +57,8 @@ Result<StepOutcome> TrainingStep::Run(int64_t step, bool measure_health, TokenDa
 Result<double> TrainingStep::CompleteGradients() {
   const Communication communication = model_.options().recipe.communication;
   model_.PendingFactors(&pending_);
-  if (communication != Communication::kF32) {
+  // Of several ranks each has its own codes of a weight that is rounded at random.
+  if (communication != Communication::kF32 || communicator_.world_size() > 1) {
     for (const PendingFactor& factor : pending_) RETURN_IF_ERROR(backend_.DgeScale(factor));
     pending_.clear();
   }
