@@ -241,8 +241,6 @@ class QuantizedLinear {
                           bool accumulate_dx, TensorView dweight);
   Status WeightGradient(const LinearStep& step, const ProductForm& form, SlotOperand& gradient,
                         SlotOperand& input, ConstTensorView weight, TensorView dweight);
-  // Whether the estimator is a factor that an update's micro-batches share.
-  bool HasSharedFactor() const;
 
   LinearWorkspace& workspace_;
   LinearRecipe recipe_;

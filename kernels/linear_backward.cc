@@ -88,16 +88,9 @@ Status QuantizedLinear::InputGradient(const ProductForm& form, SlotOperand& grad
 
 // The codes of a stochastic or rotated weight, or one that follows the columns of X, change from
 // one micro-batch to the next, and their scales with them.
-bool QuantizedLinear::HasSharedFactor() const {
-  const WeightEstimator& estimator = recipe_.weight_estimator;
-  const Quant& quant = recipe_.slot(Slot::kWf);
-  return estimator.kind != Estimator::kSte && estimator.max_gradient == MaxGradient::kIgnore &&
-         !quant.stochastic() && quant.rotation.size == 0 && quant.split == Split::kNone;
-}
-
 std::optional<PendingFactor> QuantizedLinear::Pending(ConstTensorView weight,
                                                       TensorView dweight) const {
-  if (!HasSharedFactor() || !weight_.made()) return std::nullopt;
+  if (!recipe_.HasSharedFactor() || !weight_.made()) return std::nullopt;
   return PendingFactor{recipe_.weight_estimator, weight, &weight_.codes(), dweight};
 }
 
@@ -107,7 +100,7 @@ Status QuantizedLinear::WeightGradient(const LinearStep& step, const ProductForm
   const WeightEstimator& estimator = recipe_.weight_estimator;
   const bool estimated =
       (estimator.kind != Estimator::kSte || estimator.max_gradient != MaxGradient::kIgnore) &&
-      !(step.defer_factor && HasSharedFactor());
+      !(step.defer_factor && recipe_.HasSharedFactor());
   const bool rotated = FromForward(Slot::kXw);
   const bool pulled = weight_.NeedsPullBack(rotated);
   if (!estimated && !pulled) {

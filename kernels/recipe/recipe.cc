@@ -37,6 +37,13 @@ bool LinearRecipe::SharesCodes(Slot s) const {
   return quant == slot(target) && !quant.stochastic() && !quant.fold && !along_contraction;
 }
 
+bool LinearRecipe::HasSharedFactor() const {
+  const Quant& quant = slot(Slot::kWf);
+  return weight_estimator.kind != Estimator::kSte &&
+         weight_estimator.max_gradient == MaxGradient::kIgnore && !quant.stochastic() &&
+         quant.rotation.size == 0 && quant.split == Split::kNone;
+}
+
 bool Recipe::KeepsBf16(int index, int count) const {
   int last = bf16_blocks_last;
   if (bf16_share_last > 0) {

@@ -195,6 +195,9 @@ struct LinearRecipe {
   // Whether Wd, Gw or Xw shares the codes of Wf, Gd or Xf: it says `reuse`, or has the very same
   // deterministic quantizer, which does not look along the contraction.
   bool SharesCodes(Slot s) const;
+  // Whether the weight's estimator is a factor that the micro-batches of an update share: one that
+  // depends on the weight and its scales alone, on the axes of the weight.
+  bool HasSharedFactor() const;
 };
 
 // The linear layers of a block, for overrides: bit i of a mask is kind i.

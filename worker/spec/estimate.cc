@@ -149,12 +149,14 @@ SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int6
   for (const Quant& quant : recipe.slots) rotates |= quant.rotation.size > 0;
   if (rotates) bytes[6] = std::max(operand, weight);
   const bool masked = recipe.slot(Slot::kXf).mask != Mask::kNone;
-  const bool estimated = recipe.weight_estimator.kind != Estimator::kSte ||
-                         recipe.weight_estimator.max_gradient != MaxGradient::kIgnore ||
-                         recipe.slot(Slot::kWf).mask != Mask::kNone;
+  // Of a shared factor nothing but the gradient itself waits.
+  const bool estimated = (recipe.weight_estimator.kind != Estimator::kSte ||
+                          recipe.weight_estimator.max_gradient != MaxGradient::kIgnore) &&
+                         !recipe.HasSharedFactor();
+  const bool pulled = recipe.slot(Slot::kWf).mask != Mask::kNone;
   if (masked) {
     bytes[7] = std::max(tokens * m.hidden_size * kFloatBytes, weight);
-  } else if (estimated) {
+  } else if (estimated || pulled) {
     bytes[7] = weight;
   }
   return bytes;

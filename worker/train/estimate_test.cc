@@ -51,7 +51,9 @@ void ExpectEstimateHolds(const RunConfig& config, const Recipe& recipe, const st
           .value();
   const auto ids = TestTokens(static_cast<int64_t>(tokens) + 1, 1024, 3);
   const std::span<const int32_t> all(ids);
-  ASSERT_TRUE(trained->ForwardBackward({}, {all.first(tokens), all.last(tokens)}, 0.01f).ok());
+  LinearStep step;
+  step.defer_factor = true;  // as TrainingStep does
+  ASSERT_TRUE(trained->ForwardBackward(step, {all.first(tokens), all.last(tokens)}, 0.01f).ok());
   ASSERT_TRUE(ApplyAdamW(*backend, {}, 1, 1e-3, 1.0, &parameters).ok());
 
   const MemoryBytes measured = MeasureMemory(*backend, *trained, parameters);
