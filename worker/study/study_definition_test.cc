@@ -117,8 +117,7 @@ TEST(ShippedStudies, AllParseAndPlanAtEveryScale) {
 // The full studies share one base run, or their runs could not be shared.
 TEST(ShippedStudies, ThoseAgainstBf16ShareItsRuns) {
   std::set<std::string> hashes;
-  for (const char* name :
-       {"axes", "fig6a", "fig6b", "fig6c", "fig6d", "folded", "recipes", "rotation"}) {
+  for (const char* name : {"fig6a", "fig6b", "fig6c", "fig6d", "folded", "recipes", "rotation"}) {
     const auto definition = LoadStudy(StudiesFolder(), name, kFullScale).value();
     const auto plan = MakePlan(definition, {"tokens", "tokens/val", "f", "text", 1, 1}).value();
     const RunKey key{definition.baseline_index(), 4e-3, definition.seeds.front()};
