@@ -223,7 +223,12 @@ Result<Json> ClusterHarness::WaitForJob(const std::string& job, seconds timeout,
 }
 
 Result<Json> ClusterHarness::WaitForEnd(const std::string& job, seconds timeout) const {
-  return WaitForJob(job, timeout, [](const Json& json) { return IsTerminal(StateOf(json)); });
+  // The journal's events travel apart from the end and may come after it.
+  return WaitForJob(job, timeout, [](const Json& json) {
+    return IsTerminal(StateOf(json)) &&
+           (StateOf(json) != "SUCCEEDED" ||
+            json["checkpointStep"].Dump() == json["progress"]["stepsTotal"].Dump());
+  });
 }
 
 Result<std::string> ClusterHarness::WeightsHash(const Json& job) const {
