@@ -44,6 +44,16 @@ Status CheckMoments(const char* op, const ConstTensorView& m, const ConstTensorV
                 static_cast<long long>(step), static_cast<long long>(size)));
 }
 
+Status CheckAdamW(const ConstTensorView& gradient, const ConstTensorView& m,
+                  const ConstTensorView& v, const ConstTensorView& parameter, int64_t step) {
+  const int64_t size = parameter.size();
+  RETURN_IF_ERROR(CheckSameSize("AdamW", "gradient", gradient, size));
+  RETURN_IF_ERROR(CheckSameSize("AdamW", "m", m, size));
+  RETURN_IF_ERROR(CheckSameSize("AdamW", "v", v, size));
+  RETURN_IF_ERROR(CheckSameSize("AdamW", "parameter", parameter, size));
+  return CheckMoments("AdamW", m, v, size, step);
+}
+
 Status CheckIsFactor(const char* op, const PendingFactor& pending) {
   if (pending.estimator.max_gradient == MaxGradient::kIgnore) return OkStatus();
   return InvalidArgumentError(

@@ -21,6 +21,9 @@ Status CheckView(const char* op, const char* what, const ConstTensorView& view, 
 // Unless the view has as many elements.
 Status CheckSameSize(const char* op, const char* what, const ConstTensorView& view, int64_t size,
                      DType dtype = DType::kF32);
+// What AdamW of an FP32 state takes: as many elements of FP32 in each, the step 1 or later.
+Status CheckAdamW(const ConstTensorView& gradient, const ConstTensorView& m,
+                  const ConstTensorView& v, const ConstTensorView& parameter, int64_t step);
 // Unless both moments, of any type, have as many elements and the step is 1 or later.
 Status CheckMoments(const char* op, const ConstTensorView& m, const ConstTensorView& v,
                     int64_t size, int64_t step);

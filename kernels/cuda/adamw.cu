@@ -12,18 +12,8 @@ namespace {
 
 Result<AdamWOp> AdamWOn(const AdamWParams& params, ConstTensorView gradient, TensorView m,
                         TensorView v, TensorView parameter) {
-  const int64_t size = parameter.size();
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "gradient", gradient, size));
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "m", m, size));
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "v", v, size));
-  RETURN_IF_ERROR(CheckSameSize("AdamW", "parameter", parameter, size));
-  RETURN_IF_ERROR(CheckMoments("AdamW", m, v, size, params.step));
-  AdamWOp op = AdamWOpOf(params);
-  op.gradient = gradient.f32();
-  op.m = m.f32();
-  op.v = v.f32();
-  op.parameter = parameter.f32();
-  return op;
+  RETURN_IF_ERROR(CheckAdamW(gradient, m, v, parameter, params.step));
+  return AdamWOp{AdamWUpdateOf(params), gradient.f32(), m.f32(), v.f32(), parameter.f32()};
 }
 
 }  // namespace

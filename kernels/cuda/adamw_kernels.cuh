@@ -17,7 +17,7 @@
 namespace nibble::cuda {
 
 struct AdamWRowsTask {
-  AdamWOp update;
+  AdamWOp op;
   int64_t rows, cols, code_row_bytes;
   ScaleRule scale;
   float max;
@@ -63,20 +63,20 @@ __global__ void AdamWRowsKernel(AdamWRowsTask t) {
     for (int64_t col = 4 * static_cast<int64_t>(threadIdx.x); col < t.cols; col += kStride) {
       const int64_t at = row * t.cols + col;
       const int64_t live = t.cols - col;
-      const auto gradient = LoadSome<kFour>(t.update.gradient + at, live);
-      auto m = LoadSome<kFour>(t.update.m + at, live);
-      auto v = LoadSome<kFour>(t.update.v + at, live);
-      auto weight = LoadSome<kFour>(t.update.parameter + at, live);
+      const auto gradient = LoadSome<kFour>(t.op.gradient + at, live);
+      auto m = LoadSome<kFour>(t.op.m + at, live);
+      auto v = LoadSome<kFour>(t.op.v + at, live);
+      auto weight = LoadSome<kFour>(t.op.parameter + at, live);
       Pack<uint16_t, 4> rounded;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        weight.x[k] = t.update.Update(gradient.x[k], &m.x[k], &v.x[k], weight.x[k]);
+        weight.x[k] = t.op.update.Apply(gradient.x[k], &m.x[k], &v.x[k], weight.x[k]);
         rounded.x[k] = formats::ToBf16(weight.x[k]);
         if (kFour || k < live) bits = formats::AmaxUpdate(bits, formats::FromBf16(rounded.x[k]));
       }
-      StoreSome<kFour>(m, live, t.update.m + at);
-      StoreSome<kFour>(v, live, t.update.v + at);
-      StoreSome<kFour>(weight, live, t.update.parameter + at);
+      StoreSome<kFour>(m, live, t.op.m + at);
+      StoreSome<kFour>(v, live, t.op.v + at);
+      StoreSome<kFour>(weight, live, t.op.parameter + at);
       if (col < kUpdateHeld) held[col / 4] = rounded;
     }
     bits = BlockMax(bits);
@@ -92,7 +92,7 @@ __global__ void AdamWRowsKernel(AdamWRowsTask t) {
       if (col < kUpdateHeld) {
         rounded = held[col / 4];
       } else {
-        const auto weight = LoadSome<kFour>(t.update.parameter + row * t.cols + col, live);
+        const auto weight = LoadSome<kFour>(t.op.parameter + row * t.cols + col, live);
 #pragma unroll
         for (int k = 0; k < 4; ++k) rounded.x[k] = formats::ToBf16(weight.x[k]);
       }

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/backend.h"
+#include "kernels/adamw_update.h"
 #include "kernels/cuda/values.cuh"
 #include "kernels/formats/bf16.h"
 
@@ -86,48 +86,16 @@ struct SwiGluBackwardOp {
   }
 };
 
-// The update in the CPU backend's order of operations.
 struct AdamWOp {
-  float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
-  float inverse_correction1, inverse_correction2, epsilon, learning_rate, decay;
+  AdamWUpdate update;
   const float* gradient;
   float *m, *v, *parameter;
-
-  // The new parameter; the moments are replaced.
-  __device__ float Update(float g, float* first, float* second, float old) const {
-    g = g * gradient_scale;
-    *first = beta1 * *first + one_minus_beta1 * g;
-    *second = beta2 * *second + one_minus_beta2 * (g * g);
-    const float root = sqrtf(*second * inverse_correction2) + epsilon;
-    const float decayed = old - decay * old;
-    return decayed - learning_rate * ((*first * inverse_correction1) / root);
-  }
   __device__ void operator()(int64_t i) const {
     float first = m[i], second = v[i];
-    const float updated = Update(gradient[i], &first, &second, parameter[i]);
+    parameter[i] = update.Apply(gradient[i], &first, &second, parameter[i]);
     m[i] = first;
     v[i] = second;
-    parameter[i] = updated;
   }
 };
-
-// On the host: the numbers of one update, without its tensors.
-inline AdamWOp AdamWOpOf(const AdamWParams& params) {
-  const double step = static_cast<double>(params.step);
-  const double beta1 = static_cast<double>(params.beta1);
-  const double beta2 = static_cast<double>(params.beta2);
-  AdamWOp op{};
-  op.gradient_scale = params.gradient_scale;
-  op.beta1 = params.beta1;
-  op.one_minus_beta1 = static_cast<float>(1.0 - beta1);
-  op.beta2 = params.beta2;
-  op.one_minus_beta2 = static_cast<float>(1.0 - beta2);
-  op.inverse_correction1 = static_cast<float>(1.0 / (1.0 - std::pow(beta1, step)));
-  op.inverse_correction2 = static_cast<float>(1.0 / (1.0 - std::pow(beta2, step)));
-  op.epsilon = params.epsilon;
-  op.learning_rate = params.learning_rate;
-  op.decay = params.learning_rate * params.weight_decay;
-  return op;
-}
 
 }  // namespace nibble::cuda

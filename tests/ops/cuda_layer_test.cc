@@ -70,12 +70,8 @@ TEST_F(EmulatedLayer, AdamWGivesTheBitsOfTheCpu) {
     params.step = step;
     params.gradient_scale = 0.7f;
     ASSERT_TRUE(cpu_->AdamW(params, View(g), View(m), View(v), View(p)).ok());
-    AdamWOp op = AdamWOpOf(params);
-    op.gradient = g.data();
-    op.m = other_m.data();
-    op.v = other_v.data();
-    op.parameter = other_p.data();
-    ForEachElement(kSize, op);
+    ForEachElement(kSize, AdamWOp{AdamWUpdateOf(params), g.data(), other_m.data(), other_v.data(),
+                                  other_p.data()});
   }
   EXPECT_EQ(other_m, m);
   EXPECT_EQ(other_v, v);
@@ -126,13 +122,11 @@ TEST_F(EmulatedLayer, AdamWWithCodesGivesTheBitsOfAdamWAndQuantize) {
       std::vector<float> enc(kRows);
       std::vector<uint8_t> codes(static_cast<size_t>(bytes), 0xEE);
       int32_t nonfinite = 0;
-      AdamWRowsTask task{AdamWOpOf(params), kRows, c.cols,     expected.code_row_bytes(),
-                         c.scale,           c.max, enc.data(), codes.data(),
-                         &nonfinite};
-      task.update.gradient = g.data();
-      task.update.m = other_m.data();
-      task.update.v = other_v.data();
-      task.update.parameter = other_p.data();
+      const AdamWOp op{AdamWUpdateOf(params), g.data(), other_m.data(), other_v.data(),
+                       other_p.data()};
+      const AdamWRowsTask task{op,        kRows, c.cols,     expected.code_row_bytes(),
+                               c.scale,   c.max, enc.data(), codes.data(),
+                               &nonfinite};
       const bool four = InFours(c.cols, {});
       const bool fp4 = c.elem == Elem::kE2M1;
       Emulator::Get().Launch({2}, kThreads, 0,
