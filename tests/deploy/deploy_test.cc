@@ -253,5 +253,22 @@ TEST(Compose, FileWithTlsIsAccepted) {
                           SourcePath("deploy/tls/docker-compose.tls.yml"), "config", "-q"});
 }
 
+TEST(Compose, FileWithGpusGivesThemToTheWorkerAndOneImageToAll) {
+  const YAML::Node root = YAML::Load(ReadSource("deploy/docker/docker-compose.gpu.yml"));
+  const YAML::Node devices =
+      root["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"];
+  ASSERT_EQ(devices.size(), 1u);
+  EXPECT_EQ(devices[0]["driver"].as<std::string>(), "nvidia");
+  const YAML::Node base = YAML::Load(ReadSource("docker-compose.yml"));
+  for (const auto& service : base["services"]) {
+    const std::string name = service.first.as<std::string>();
+    const YAML::Node merged = service.second["<<"];
+    if (!merged) continue;  // an image of somebody else's
+    EXPECT_TRUE(root["services"][name]) << name << " would run from " << merged["image"];
+  }
+  EXPECT_PROGRAM_ACCEPTS({"docker-compose", "-f", SourcePath("docker-compose.yml"), "-f",
+                          SourcePath("deploy/docker/docker-compose.gpu.yml"), "config", "-q"});
+}
+
 }  // namespace
 }  // namespace nibble::testing
