@@ -164,6 +164,13 @@ void ParseMemory(const Json& json, MemoryConfig& memory, std::vector<FieldError>
     fields.Error("recompute", parsed.status().message());
   }
   fields.Read("offloadOptimizer", memory.offload_optimizer);
+  std::string activations = ActivationsName(memory.activations);
+  fields.Read("activations", activations);
+  if (activations == ActivationsName(Activations::kBf16)) {
+    memory.activations = Activations::kBf16;
+  } else if (!activations.empty() && activations != ActivationsName(Activations::kFp32)) {
+    fields.Error("activations", "is \"" + activations + "\"; expected \"fp32\" or \"bf16\"");
+  }
   fields.Finish();
 }
 
@@ -200,6 +207,10 @@ constexpr const char* kSchedulerKeys[] = {"queue",     "priority",  "priorityCla
                                           "retry",     "env"};
 
 }  // namespace
+
+const char* ActivationsName(Activations activations) {
+  return activations == Activations::kBf16 ? "bf16" : "fp32";
+}
 
 RunConfig ParseRunConfig(const Json& json, std::vector<FieldError>& errors) {
   RunConfig config;
@@ -305,7 +316,8 @@ Json RunConfigToJson(const RunConfig& c) {
        {"metrics",
         Json::Object({{"every", c.metrics.every}, {"healthEvery", c.metrics.health_every}})},
        {"memory", Json::Object({{"recompute", RecomputeText(c.memory.recompute)},
-                                {"offloadOptimizer", c.memory.offload_optimizer}})},
+                                {"offloadOptimizer", c.memory.offload_optimizer},
+                                {"activations", ActivationsName(c.memory.activations)}})},
        {"run", std::move(run)}});
 }
 

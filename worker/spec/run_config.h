@@ -75,9 +75,17 @@ struct MetricsConfig {
   int64_t health_every = 50;  // 0 = off
 };
 
+// What a block keeps for backward of its projections: query and key after their rotation, value,
+// the output of attention, gate and up. kBf16: their values are rounded to BF16, nearest even,
+// once, before anything reads them. The residual stream, statistics of rows and gradients stay
+// FP32.
+enum class Activations : uint8_t { kFp32, kBf16 };
+const char* ActivationsName(Activations activations);  // "fp32", "bf16"
+
 struct MemoryConfig {
   Recompute recompute;             // parts of the forward pass formed again in backward
   bool offload_optimizer = false;  // a device's AdamW moments stay in host memory
+  Activations activations = Activations::kFp32;
 };
 
 inline constexpr char kBackendCpu[] = "cpu";

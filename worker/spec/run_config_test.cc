@@ -38,6 +38,7 @@ TEST(RunConfig, JsonRoundTripKeepsEveryField) {
   config.optimizer.min_lr_ratio = 0;
   config.memory.recompute = ParseRecompute("norm+swiglu").value();
   config.memory.offload_optimizer = true;
+  config.memory.activations = Activations::kBf16;
   config.run = {"/run", "j-1", 3, 17, 0, 1, 2, kBackendCuda, true, kCommunicatorNccl};
   const Json json = RunConfigToJson(config);
   const auto again = RunConfigFromJson(json);
@@ -45,6 +46,22 @@ TEST(RunConfig, JsonRoundTripKeepsEveryField) {
   EXPECT_EQ(RunConfigToJson(*again).Dump(), json.Dump());
   EXPECT_EQ(again->memory.recompute, config.memory.recompute);
   EXPECT_TRUE(again->memory.offload_optimizer);
+  EXPECT_EQ(again->memory.activations, Activations::kBf16);
+}
+
+TEST(RunConfig, ActivationsAreFp32OrBf16) {
+  auto json = Json::Parse(kMinimal).value();
+  EXPECT_EQ(RunConfigFromJson(json)->memory.activations, Activations::kFp32);
+  for (const auto& [text, expected] : {std::pair{"fp32", Activations::kFp32},
+                                       {"bf16", Activations::kBf16},
+                                       {"", Activations::kFp32}}) {
+    json.Set("memory", Json::Object({{"activations", text}}));
+    EXPECT_EQ(RunConfigFromJson(json)->memory.activations, expected) << text;
+  }
+  json.Set("memory", Json::Object({{"activations", "fp16"}}));
+  EXPECT_NE(RunConfigFromJson(json).status().message().find(
+                R"(memory.activations is "fp16"; expected "fp32" or "bf16")"),
+            std::string::npos);
 }
 
 TEST(RunConfig, TokensBecomeWholeSteps) {

@@ -150,6 +150,10 @@ Status TransformerBlock::Project(const BlockPass& pass, BlockParameter which, Te
   return linear(which).Forward(pass.step, input_of(which), weight(which), pass.weight_version, y);
 }
 
+Status TransformerBlock::Keep(const BlockPass& pass, TensorView x) {
+  return pass.bf16_activations ? backend_.RoundToBf16(x, x) : OkStatus();
+}
+
 Status TransformerBlock::ProjectBackward(const BlockPass& pass, BlockParameter which,
                                          ConstTensorView dy, TensorView dx, bool accumulate_dx) {
   return linear(which).Backward(pass.step, dy, input_of(which), weight(which), pass.weight_version,
@@ -202,8 +206,10 @@ Status TransformerBlock::FormAttention(const BlockPass& pass) {
   RETURN_IF_ERROR(Project(pass, P::kValue, v.value));
   RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.heads), v.query));
   RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.kv_heads), v.key));
+  for (const TensorView& x : {v.query, v.key, v.value}) RETURN_IF_ERROR(Keep(pass, x));
   RETURN_IF_ERROR(
       backend_.AttentionForward(Attention(pass), v.query, v.key, v.value, v.attention_out, v.lse));
+  RETURN_IF_ERROR(Keep(pass, v.attention_out));
   return SetInputs(pass, kAttentionOut, v.attention_out);
 }
 
@@ -232,7 +238,9 @@ Status TransformerBlock::FormMlpIn(const BlockPass& pass) {
 
 Status TransformerBlock::FormGateUp(const BlockPass& pass) {
   RETURN_IF_ERROR(Project(pass, BlockParameter::kGate, views_.gate));
-  return Project(pass, BlockParameter::kUp, views_.up);
+  RETURN_IF_ERROR(Project(pass, BlockParameter::kUp, views_.up));
+  RETURN_IF_ERROR(Keep(pass, views_.gate));
+  return Keep(pass, views_.up);
 }
 
 Status TransformerBlock::FormMlpHidden(const BlockPass& pass) {

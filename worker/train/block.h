@@ -51,6 +51,7 @@ struct BlockPass {
   int64_t seq_len = 0;
   GemmMode mode = GemmMode::kF32;  // of attention
   bool again = false;              // forms what forward has already formed once
+  bool bf16_activations = false;   // as Activations::kBf16 says
 };
 
 // Quantized inputs that are made again in backward: memory that all blocks of a model share, by
@@ -108,6 +109,8 @@ class TransformerBlock {
   QuantizedLinear::Call CallOf(BlockParameter which);
   LinearInput& input_of(BlockParameter which);
   Status Project(const BlockPass& pass, BlockParameter which, TensorView y);
+  // Rounds x, when the run keeps such tensors in BF16.
+  Status Keep(const BlockPass& pass, TensorView x);
   Status ProjectBackward(const BlockPass& pass, BlockParameter which, ConstTensorView dy,
                          TensorView dx, bool accumulate_dx);
   RopeParams Rope(const BlockPass& pass, int64_t heads) const;

@@ -106,6 +106,7 @@ std::vector<int64_t> Model::SampledBlocks() const {
 
 BlockPass Model::PassFor(const LinearStep& step, int64_t layer) const {
   BlockPass pass{step, weight_version_, options_.sequences, options_.seq_len, mode_};
+  pass.bf16_activations = options_.activations == Activations::kBf16;
   const int64_t layers = options_.model.layers;
   pass.step.measure_health =
       step.measure_health && (layer == 0 || layer == layers / 2 || layer == layers - 1);

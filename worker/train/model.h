@@ -40,6 +40,7 @@ class Model {
     int64_t sequences = 1;  // of a micro-batch
     int64_t seq_len = 1;
     Recompute recompute = {};  // memory and time only: results are the same bits
+    Activations activations = Activations::kFp32;
   };
 
   // Allocates the arena. RESOURCE_EXHAUSTED when the backend has no memory left.

@@ -29,7 +29,8 @@ class RecomputeTest : public testing::Test {
  protected:
   // Two updates of two micro-batches, a validation pass between and after them, each stage of the
   // recipe in turn.
-  static Trace Train(const Recipe& recipe, const std::string& recompute) {
+  static Trace Train(const Recipe& recipe, const std::string& recompute,
+                     Activations activations = Activations::kFp32) {
     Trace trace;
     const bool tiny = CheckRecipeFits(TinyModel(), recipe, 2 * 10).ok();
     ModelConfig config = tiny ? TinyModel() : WideModel();
@@ -39,9 +40,10 @@ class RecomputeTest : public testing::Test {
     const auto backend = TestBackend();
     auto parameters = Parameters::Create(backend.get(), config, true, recipe.state).value();
     EXPECT_TRUE(parameters.Initialise(config, 11).ok());
-    auto model = Model::Create(backend.get(), &parameters,
-                               {config, recipe, 2, seq_len, ParseRecompute(recompute).value()})
-                     .value();
+    auto model =
+        Model::Create(backend.get(), &parameters,
+                      {config, recipe, 2, seq_len, ParseRecompute(recompute).value(), activations})
+            .value();
     const auto tokens = TestTokens(2 * seq_len + 1, 48, 5);
     const std::span<const int32_t> all(tokens);
     const Batch batch = {all.first(all.size() - 1), all.last(all.size() - 1)};
@@ -116,6 +118,18 @@ TEST_F(RecomputeTest, EveryChoiceAloneKeepsTheBits) {
     const Trace kept = Train(recipe, "none");
     for (const char* const choice : kChoices) {
       ExpectSame(Train(recipe, choice), kept, std::string(name) + ", " + choice);
+    }
+  }
+}
+
+TEST_F(RecomputeTest, RoundedActivationsAreFormedAgainAsTheyWere) {
+  for (const char* const name : {"fp32", "bf16", "fp4_foldi8", "te_fp8_delayed", "nvfp4_te"}) {
+    const Recipe recipe = FindRecipe(name).value();
+    const Trace kept = Train(recipe, "none", Activations::kBf16);
+    EXPECT_NE(kept.losses, Train(recipe, "none").losses) << name;
+    for (const char* const choice : kChoices) {
+      ExpectSame(Train(recipe, choice, Activations::kBf16), kept,
+                 std::string(name) + ", " + choice);
     }
   }
 }

@@ -170,8 +170,16 @@ TrainingRun::MaybeEnd TrainingRun::PrepareModel() {
   communicator_ = *std::move(communicator);
 
   if (MaybeEnd end = PrepareParameters()) return end;
-  const Model::Options model_options = {config_.model, recipe_, config_.schedule.micro_batch,
-                                        config_.data.seq_len, config_.memory.recompute};
+  if (config_.memory.activations == Activations::kBf16 && !backend_->StoresBf16()) {
+    Warn("memory.activations: bf16 rounds activations on backend " + std::string(backend_->name()) +
+         " and saves no memory there");
+  }
+  const Model::Options model_options = {config_.model,
+                                        recipe_,
+                                        config_.schedule.micro_batch,
+                                        config_.data.seq_len,
+                                        config_.memory.recompute,
+                                        config_.memory.activations};
   Result<std::unique_ptr<Model>> model =
       Model::Create(backend_.get(), &*parameters_, model_options);
   if (!model.ok()) return EndOf(model.status());
