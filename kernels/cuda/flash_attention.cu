@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/flash_backward_kernels.cuh"
 #include "kernels/cuda/flash_kernels.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -13,18 +14,17 @@ namespace nibble::cuda {
 namespace {
 
 FlashProblem FlashProblemOf(const AttentionParams& p) {
-  return {p.batch,
-          p.seq,
-          p.kv_seq,
-          p.heads,
-          p.kv_heads,
-          p.head_dim,
+  const auto as_int = [](int64_t x) { return static_cast<int>(x); };
+  return {as_int(p.batch),
+          as_int(p.seq),
+          as_int(p.kv_seq),
+          as_int(p.heads),
+          as_int(p.kv_heads),
+          as_int(p.head_dim),
           1.0f / std::sqrt(static_cast<float>(p.head_dim))};
 }
 
-unsigned TilesOf(int64_t rows) {
-  return static_cast<unsigned>((rows + kFlashRows - 1) / kFlashRows);
-}
+unsigned TilesOf(int64_t rows, int tile) { return static_cast<unsigned>((rows + tile - 1) / tile); }
 
 template <typename Kernel>
 Status AllowShared(Kernel kernel, int bytes) {
@@ -68,7 +68,7 @@ Status CudaBackend::FlashForward(const AttentionParams& p, ConstTensorView q, Co
     constexpr int kDim = decltype(dim)::value;
     constexpr int kBytes = FlashForwardBytes<kDim>();
     RETURN_IF_ERROR(AllowShared(FlashForwardKernel<kDim>, kBytes));
-    const dim3 grid(TilesOf(p.seq), static_cast<unsigned>(p.batch * p.heads));
+    const dim3 grid(TilesOf(p.seq, kFlashQueries), static_cast<unsigned>(p.batch * p.heads));
     FlashForwardKernel<kDim><<<grid, kFlashThreads, kBytes, stream_>>>(
         FlashProblemOf(p), rounded[0], rounded[1], rounded[2], out.f32(), lse.f32());
     return LaunchStatus("AttentionForward");
@@ -87,12 +87,13 @@ Status CudaBackend::FlashBackward(const AttentionParams& p, ConstTensorView dout
     RETURN_IF_ERROR(AllowShared(FlashKeyGradientKernel<kDim>, kKeyBytes));
     RETURN_IF_ERROR(AllowShared(FlashQueryGradientKernel<kDim>, kQueryBytes));
     const FlashProblem problem = FlashProblemOf(p);
-    const dim3 by_key(TilesOf(p.seq), static_cast<unsigned>(p.batch * p.kv_heads));
+    const dim3 by_key(TilesOf(p.seq, kGradientKeys), static_cast<unsigned>(p.batch * p.kv_heads));
     FlashKeyGradientKernel<kDim><<<by_key, kFlashThreads, kKeyBytes, stream_>>>(
         problem, rounded[0], rounded[1], rounded[2], rounded[3], lse.f32(), delta, dk.f32(),
         dv.f32());
     RETURN_IF_ERROR(LaunchStatus("AttentionBackward"));
-    const dim3 by_query(TilesOf(p.seq), static_cast<unsigned>(p.batch * p.heads));
+    const dim3 by_query(TilesOf(p.seq, kQueryGradientQueries),
+                        static_cast<unsigned>(p.batch * p.heads));
     FlashQueryGradientKernel<kDim><<<by_query, kFlashThreads, kQueryBytes, stream_>>>(
         problem, rounded[0], rounded[1], rounded[2], rounded[3], lse.f32(), delta, dq.f32());
     return LaunchStatus("AttentionBackward");

@@ -18,8 +18,7 @@ namespace nibble::cuda {
 
 // c += A B, BF16 products summed in FP32.
 __device__ inline void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -66,7 +65,12 @@ __device__ inline uint32_t PackBf16(float low, float high) {
   return packed;
 }
 
-__device__ inline float Exp2(float x) { return exp2f(x); }
+// 2^x by the special function unit: relative error below 2^-22, results below 2^-126 are zero.
+__device__ inline float Exp2(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
 
 // Dynamic shared memory of the block.
 __device__ inline void* SharedMemory() {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/flash_backward_kernels.cuh"
 #include "kernels/cuda/flash_kernels.cuh"
 #include "kernels/formats/philox.h"
 
@@ -68,32 +69,38 @@ struct Attention {
 
   template <int kDim>
   void RunEmulated(FiberOrder order) {
-    const FlashProblem p{params.batch,
-                         params.seq,
-                         params.kv_seq,
-                         params.heads,
-                         params.kv_heads,
-                         params.head_dim,
+    const auto as_int = [](int64_t x) { return static_cast<int>(x); };
+    const FlashProblem p{as_int(params.batch),
+                         as_int(params.seq),
+                         as_int(params.kv_seq),
+                         as_int(params.heads),
+                         as_int(params.kv_heads),
+                         as_int(params.head_dim),
                          1.0f / std::sqrt(static_cast<float>(kDim))};
     const auto bq = Rounded(q), bk = Rounded(k), bv = Rounded(v), bg = Rounded(dout);
-    const auto tiles = static_cast<unsigned>((params.seq + kFlashRows - 1) / kFlashRows);
+    const auto tiles = [&](int64_t tile) {
+      return static_cast<unsigned>((params.seq + tile - 1) / tile);
+    };
     const auto by_head = static_cast<unsigned>(params.batch * params.heads);
     const auto by_kv_head = static_cast<unsigned>(params.batch * params.kv_heads);
-    Emulator::Get().Launch({tiles, by_head}, kFlashThreads, FlashForwardBytes<kDim>(), order, [&] {
-      FlashForwardKernel<kDim>(p, bq.data(), bk.data(), bv.data(), out.data(), lse.data());
-    });
+    Emulator::Get().Launch(
+        {tiles(kFlashQueries), by_head}, kFlashThreads, FlashForwardBytes<kDim>(), order, [&] {
+          FlashForwardKernel<kDim>(p, bq.data(), bk.data(), bv.data(), out.data(), lse.data());
+        });
     if (params.seq != params.kv_seq) return;
     const std::vector<float> delta = Delta();
-    Emulator::Get().Launch(
-        {tiles, by_kv_head}, kFlashThreads, FlashKeyGradientBytes<kDim>(), order, [&] {
-          FlashKeyGradientKernel<kDim>(p, bg.data(), bq.data(), bk.data(), bv.data(), lse.data(),
-                                       delta.data(), dk.data(), dv.data());
-        });
-    Emulator::Get().Launch(
-        {tiles, by_head}, kFlashThreads, FlashQueryGradientBytes<kDim>(), order, [&] {
-          FlashQueryGradientKernel<kDim>(p, bg.data(), bq.data(), bk.data(), bv.data(), lse.data(),
-                                         delta.data(), dq.data());
-        });
+    Emulator::Get().Launch({tiles(kGradientKeys), by_kv_head}, kFlashThreads,
+                           FlashKeyGradientBytes<kDim>(), order, [&] {
+                             FlashKeyGradientKernel<kDim>(p, bg.data(), bq.data(), bk.data(),
+                                                          bv.data(), lse.data(), delta.data(),
+                                                          dk.data(), dv.data());
+                           });
+    Emulator::Get().Launch({tiles(kQueryGradientQueries), by_head}, kFlashThreads,
+                           FlashQueryGradientBytes<kDim>(), order, [&] {
+                             FlashQueryGradientKernel<kDim>(p, bg.data(), bq.data(), bk.data(),
+                                                            bv.data(), lse.data(), delta.data(),
+                                                            dq.data());
+                           });
   }
 
   // dout . out of each query and head.
@@ -150,13 +157,16 @@ TEST(EmulatedAttention, EqualsTheCpuAtHeadSize64) {
                              {1, 67, 67, 2, 1},
                              {2, 64, 64, 1, 1},
                              {1, 130, 130, 1, 1},
-                             {1, 3, 70, 2, 2}}) {
+                             {1, 3, 70, 2, 2},
+                             {1, 150, 341, 2, 1},
+                             {1, 260, 260, 2, 2}}) {
     ExpectEqualsCpu<64>(shape);
   }
 }
 
 TEST(EmulatedAttention, EqualsTheCpuAtHeadSize128) {
-  for (const Shape& shape : {Shape{1, 33, 33, 2, 1}, {1, 97, 97, 1, 1}, {1, 65, 129, 1, 1}}) {
+  for (const Shape& shape :
+       {Shape{1, 33, 33, 2, 1}, {2, 97, 97, 1, 1}, {1, 65, 129, 1, 1}, {1, 200, 200, 2, 1}}) {
     ExpectEqualsCpu<128>(shape);
   }
 }
