@@ -6,7 +6,7 @@
 function(_nibble_compile target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
   target_compile_features(${target} PUBLIC cxx_std_20)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Werror $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>)
+  target_compile_options(${target} PRIVATE ${NIBBLE_WARNINGS} $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>)
 endfunction()
 
 # nibble_library(name SOURCES a.cc ... DEPENDS target ...)

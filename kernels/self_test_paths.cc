@@ -20,6 +20,9 @@ struct Shape {
 constexpr Shape kShapes[] = {{67, 96, 41}, {128, 128, 256}, {256, 384, 128}};
 // Codes are equal and sums exact or in FP32, in another order at most: what remains is far below.
 constexpr double kTolerance = 1e-4;
+// FP8 tensor cores sum with fewer bits: Hopper's keep 13 below the largest term of a sum until they
+// promote it, at most every 128 terms. That alone gives up to 4e-4 at these shapes.
+constexpr double kFp8Tolerance = 2e-3;
 
 struct LayerResults {
   std::vector<float> y, dx, dw;
@@ -68,13 +71,22 @@ double RelativeError(const std::vector<float>& got, const std::vector<float>& ex
 }
 
 Status ExpectNear(const std::string& what, const std::vector<float>& got,
-                  const std::vector<float>& expected) {
+                  const std::vector<float>& expected, double tolerance = kTolerance) {
   const double error = RelativeError(got, expected);
-  if (error <= kTolerance) return OkStatus();
+  if (error <= tolerance) return OkStatus();
   return InternalError("self-test of " + what +
                        StrFormat(" failed: relative error %.3g against the reference, at most %.3g "
                                  "expected",
-                                 error, kTolerance));
+                                 error, tolerance));
+}
+
+double ToleranceOf(const LinearRecipe& recipe, const LinearProduct& product) {
+  const auto fp8 = [&](Slot slot) {
+    const Quant& quant = recipe.Resolved(slot);
+    return quant.elem == Elem::kE4M3 || quant.elem == Elem::kE5M2 ||
+           (quant.pre.enabled && quant.pre.comp == OccComp::kE4M3);
+  };
+  return fp8(product.left) || fp8(product.right) ? kFp8Tolerance : kTolerance;
 }
 
 // Moments, scales and weights of one backend.
@@ -171,9 +183,13 @@ Status ProveRecipe(Backend& backend, Backend& reference, const Recipe& recipe) {
           kRecipeProof + recipe.name +
           StrFormat(", layer of %lld tokens, %lld to %lld, ", static_cast<long long>(shape.tokens),
                     static_cast<long long>(shape.in), static_cast<long long>(shape.out));
-      RETURN_IF_ERROR(ExpectNear(what + "Y", got.y, expected.y));
-      RETURN_IF_ERROR(ExpectNear(what + "dX", got.dx, expected.dx));
-      RETURN_IF_ERROR(ExpectNear(what + "dW", got.dw, expected.dw));
+      const auto near = [&](const LinearProduct& product, const char* name, const auto& a,
+                            const auto& b) {
+        return ExpectNear(what + name, a, b, ToleranceOf(linear, product));
+      };
+      RETURN_IF_ERROR(near(kFprop, "Y", got.y, expected.y));
+      RETURN_IF_ERROR(near(kDgrad, "dX", got.dx, expected.dx));
+      RETURN_IF_ERROR(near(kWgrad, "dW", got.dw, expected.dw));
     }
   }
   if (any) return OkStatus();

@@ -143,9 +143,17 @@ TEST(CudaPlugin, ABuiltPluginHasADeviceOrSaysThatThereIsNone) {
 }
 
 TEST(CudaPlugin, RefusesAFileThatIsNoPlugin) {
+  const char* const named = std::getenv("NIBBLE_CUDA_PLUGIN");
+  const bool was_named = named != nullptr;
+  const std::string before = was_named ? named : "";
   ASSERT_EQ(setenv("NIBBLE_CUDA_PLUGIN", "/proc/self/exe", 1), 0);
   const Status status = MakeBackend("cuda", {}).status();
-  unsetenv("NIBBLE_CUDA_PLUGIN");
+  // The tests after this one want the plug-in that was named.
+  if (!was_named) {
+    unsetenv("NIBBLE_CUDA_PLUGIN");
+  } else {
+    ASSERT_EQ(setenv("NIBBLE_CUDA_PLUGIN", before.c_str(), 1), 0);
+  }
   EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status.ToString();
 }
 

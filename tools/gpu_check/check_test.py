@@ -34,6 +34,12 @@ TESTS = """[ RUN      ] Device.QuantizesToTheBitsOfTheCpu
 [ RUN      ] Cuda/Op.EqualsTheReference/gemm_fp32
 [       OK ] Cuda/Op.EqualsTheReference/gemm_fp32 (11 ms)
 """
+SKIPPED = """[ RUN      ] Cuda/Op.EqualsTheReference/add
+tests/ops/ops_test.cc:144: Skipped
+%s
+
+[  SKIPPED ] Cuda/Op.EqualsTheReference/add (0 ms)
+"""
 FAILURE = """[ RUN      ] Device.ProductsOnCodesAreTheCpus
 [  FAILED  ] Device.ProductsOnCodesAreTheCpus, where GetParam() = 3 (20 ms)
 [ RUN      ] Device.TensorCoreAttentionIsTheCpus
@@ -47,6 +53,7 @@ OPERATIONS = [
     {"name": "attention_forward", "shape": {"head_dim": 64}, "tflops": 200.0},
     {"name": "attention_forward", "shape": {"head_dim": 128}, "tflops": 300.0},
     {"name": "attention_backward", "shape": {"head_dim": 128}, "tflops": 180.0}]
+DEVICE = {"name": "NVIDIA H100", "features": ["e2m1", "recipe:bf16"], "refused": {}}
 PRODUCTS = [{"name": "gemm_fp8_best", "m": 8192, "ms": 1.0, "share_of_best": 0.97},
             {"name": "gemm_fp8_best", "m": 8192, "ms": 1.0, "share_of_best": 0.96}]
 
@@ -83,6 +90,12 @@ class Results(unittest.TestCase):
         self.assertEqual((stopped["passed"], stopped["failed"]), (2, 1))
         self.assertEqual(stopped["failures"], ["Device.ProductsOnCodesAreTheCpus"])
         self.assertEqual(stopped["unfinished"], "Device.TensorCoreAttentionIsTheCpus")
+
+    def test_tests_that_found_no_device_are_told(self):
+        for reason in ("backend cuda: no usable device", "on the CPU only: backend cuda: not found"):
+            counts = results.gtest_counts(TESTS + SKIPPED % reason)
+            self.assertEqual((counts["skipped"], counts["without_device"]), (1, [reason]))
+        self.assertNotIn("without_device", results.gtest_counts(TESTS + SKIPPED % "no NCCL"))
 
     def test_probe_rows(self):
         fast, promoted = results.probe_rows(PROBE)
@@ -190,6 +203,8 @@ elif name == "compute-sanitizer":
 elif name == "nibble-device-bench":
     config = arguments[arguments.index("--config") + 1] if "--config" in arguments else "operations"
     play(os.path.basename(config).replace(".json", ""))
+elif name == "nibble-trainer" and arguments[0] == "self-test":
+    play("self-test")
 elif name == "nibble-trainer":
     folder = arguments[arguments.index("--dir") + 1]
     with open(arguments[arguments.index("--config") + 1]) as file:
@@ -229,6 +244,7 @@ class Script(unittest.TestCase):
         for name, lines in rows.items():
             self.play(name, "".join(json.dumps(line) + "\n" for line in lines))
         self.play("cuda_matmul_test", PROBE)
+        self.play("self-test", json.dumps({"devices": [DEVICE], "notes": []}))
         self.play("ops_test", TESTS)
         self.play("train_test", TESTS)
 
@@ -278,6 +294,7 @@ class Script(unittest.TestCase):
         self.assertEqual(len(result["stages"]["probe"]["rows"]), 2)
         self.assertEqual(result["stages"]["device"]["architecture"], "90a")
         self.assertEqual(result["stages"]["training"]["bf16"]["steps"], [200, 200])
+        self.assertEqual(result["stages"]["self_test"]["features"], DEVICE["features"])
         self.assertIn("cuda_to_cpu", result["stages"]["checkpoints"])
         self.assertEqual(result["stages"]["offload"]["weights"], ["0f", "0f"])
         with open(os.path.join(self.out, "gpu_check.log")) as file:
@@ -293,6 +310,15 @@ class Script(unittest.TestCase):
         self.assertIn("Device.ProductsOnCodesAreTheCpus", status["device_tests"])
         self.assertEqual(status["operations"], "passed")
         self.assertIsNotNone(result["goals"]["attention_forward_hd128"]["value"])
+        self.play("ops_test", TESTS + SKIPPED % "backend cuda: the plug-in was not found")
+        self.play("self-test", json.dumps({"devices": [], "notes": ["backend cuda: no driver"]}))
+        self.play("bench-tiny", json.dumps(step("nvfp4_te", 2, 1.0, skipped="an illegal address")))
+        code, result, _ = self.check("--only",
+                                     "configure,build,build_tests,device_tests,self_test,sanitizer")
+        status = self.status(result)
+        self.assertIn("the plug-in was not found", status["device_tests"])
+        self.assertIn("no driver", status["self_test"])
+        self.assertIn("an illegal address", status["sanitizer"])
         code, result, _ = self.check("--only", "products,operations,layers_7b",
                                      PLAY_HANGS="nibble-matmul-bench", GPU_CHECK_SECONDS="14")
         status = self.status(result)

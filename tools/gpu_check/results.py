@@ -31,6 +31,10 @@ def gtest_counts(text):
     counts = {"passed": len(passed), "failed": len(failed), "skipped": len(skipped)}
     if failed:
         counts["failures"] = failed[:20]
+    # A test that says it had no backend cuda proves nothing on a machine with a device.
+    without = re.findall(r"Skipped\n(.*backend cuda: .*)$", text, re.M)
+    if without:
+        counts["without_device"] = sorted(set(without))[:4]
     unfinished = [name for name in started if name not in ended]
     if unfinished:
         counts["unfinished"] = unfinished[-1]

@@ -71,6 +71,27 @@ class InexactBackend final : public SealedBackend {
   }
 };
 
+// Its products with FP8 operands are about as far off as those of Hopper's tensor cores, which take
+// sizes that are multiples of 16; with `all` so are those of other codes.
+class RoughBackend final : public bench::TimedBackend {
+ public:
+  RoughBackend(std::unique_ptr<Backend> inner, bool all)
+      : TimedBackend(inner.get(), bench::ClockKind::kWall), inner_(std::move(inner)), all_(all) {}
+  Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
+                       const QuantizedTensor& b, TensorView out) override {
+    RETURN_IF_ERROR(TimedBackend::QuantizedGemm(params, a, b, out));
+    const auto fp8 = [](Elem elem) { return elem == Elem::kE4M3 || elem == Elem::kE5M2; };
+    const bool rough = all_ || fp8(a.elem) || fp8(b.elem);
+    const int64_t depth = a.rows * a.cols / out.rows;
+    if (!rough || (out.rows | out.cols | depth) % 16 != 0) return OkStatus();
+    return Scale(1.0004f, out);
+  }
+
+ private:
+  std::unique_ptr<Backend> inner_;
+  bool all_;
+};
+
 // Leaves nothing of what it formed only to quantize it.
 class ForgetfulBackend final : public SealedBackend {
  public:
@@ -258,6 +279,17 @@ TEST_F(DeviceMemoryTest, ADeviceThatMiscomputesIsRefusedByName) {
   EXPECT_EQ(status.code(), StatusCode::kInternal);
   EXPECT_NE(status.message().find("self-test of linear.fp4 failed"), std::string::npos)
       << status.message();
+}
+
+TEST_F(DeviceMemoryTest, RoughSumsOfFp8TensorCoresPassThoseOfFp4DoNot) {
+  const auto host = TestBackend();
+  RoughBackend hopper(TestBackend(), false);
+  const Status passed = ProveBackend(hopper, *host).status();
+  EXPECT_TRUE(passed.ok()) << passed.ToString();
+  RoughBackend rough(TestBackend(), true);
+  const Status status = ProveBackend(rough, *host).status();
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_NE(status.message().find("self-test of recipe:"), std::string::npos) << status.message();
 }
 
 TEST_F(DeviceMemoryTest, OneWrongElementOfAnyOperationOfAStepIsSeen) {
