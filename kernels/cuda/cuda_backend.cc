@@ -4,6 +4,7 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -106,7 +107,12 @@ Result<std::unique_ptr<Backend>> CudaBackend::Make(const BackendOptions& options
 
 Status CudaBackend::Open() {
   cudaDeviceProp properties{};
-  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "cudaSetDevice"));
+  const Status taken = CudaStatus(cudaSetDevice(device_), "no usable device");
+  if (taken.code() == StatusCode::kInternal) {  // another process has it to itself, say
+    return UnavailableError("backend cuda: " + taken.message() +
+                            "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use backend cpu");
+  }
+  RETURN_IF_ERROR(taken);
   RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, device_), "device properties"));
   if (properties.major < kOldestMajor) {
     return UnavailableError(
@@ -114,6 +120,14 @@ Status CudaBackend::Open() {
                   "is needed",
                   properties.name, properties.major, properties.minor));
   }
+  if (!HasCode()) {
+    return UnavailableError(StrFormat(
+        "backend cuda: this build has no code for %s, compute capability %d.%d; build it "
+        "with -DCMAKE_CUDA_ARCHITECTURES=%d%d-real, or use backend cpu",
+        properties.name, properties.major, properties.minor, properties.major, properties.minor));
+  }
+  const char* const blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+  launch_blocking_ = blocking != nullptr && std::string(blocking) == "1";
   block_shared_bytes_ = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   memory_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   description_ =
@@ -281,6 +295,8 @@ Status CudaBackend::Synchronize() {
   });
 }
 
+Status CudaBackend::BeginStep() { return launch_blocking_ ? OkStatus() : recorder_->BeginStep(); }
+
 Status CudaBackend::CheckLane(int lane) {
   if (lane < 0 || lane >= kTransferLanes) {
     return InvalidArgumentError(StrFormat("transfer: lane %d of %d", lane, kTransferLanes));
@@ -336,6 +352,9 @@ Status CudaBackend::PinHost(void* memory, int64_t size_bytes) {
                           " of host memory: " + cudaGetErrorString(error));
 }
 void CudaBackend::UnpinHost(void* memory) {
+  for (const Lane& lane : lanes_) {  // that may still use it
+    if (lane.stream != nullptr) cudaStreamSynchronize(lane.stream);
+  }
   if (cudaHostUnregister(memory) != cudaSuccess) cudaGetLastError();
 }
 

@@ -68,7 +68,7 @@ class CudaBackend final : public Backend {
   Status WorkAfterLane(int lane) override;
   Status PinHost(void* memory, int64_t size_bytes) override;
   void UnpinHost(void* memory) override;
-  Status BeginStep() override { return recorder_->BeginStep(); }
+  Status BeginStep() override;
   Status EndStep() override { return recorder_->EndStep(); }
 
   Status EmbeddingForward(ConstTensorView table, ConstTensorView ids, TensorView out) override;
@@ -155,7 +155,9 @@ class CudaBackend final : public Backend {
     RETURN_IF_ERROR(work());
     return recorder_->Resume();
   }
-  Status Open();               // stream, handles, description
+  Status Open();  // stream, handles, description
+  // Whether this build has code for the device; asks for one kernel of it.
+  static bool HasCode();
   Status CheckLane(int lane);  // makes its stream at its first use
 
   std::vector<const Buffer*> Workspaces() const;
@@ -250,6 +252,7 @@ class CudaBackend final : public Backend {
   int64_t id_limits_[2] = {0, 0};       // of the last checks
   Status deferred_;                     // of a Free, which returns none
   int64_t block_shared_bytes_ = 0;      // most that a block may ask for
+  bool launch_blocking_ = false;        // every launch is to answer for itself
   NarrowProducts products_;
   int64_t allocated_bytes_ = 0;
   int64_t peak_allocated_bytes_ = 0;

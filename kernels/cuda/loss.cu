@@ -7,6 +7,14 @@
 #include "kernels/cuda/loss_kernels.cuh"
 
 namespace nibble::cuda {
+
+bool CudaBackend::HasCode() {
+  cudaFuncAttributes attributes{};
+  if (cudaFuncGetAttributes(&attributes, CrossEntropyKernel) == cudaSuccess) return true;
+  cudaGetLastError();  // not sticky
+  return false;
+}
+
 Status CudaBackend::CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
                                  bool write_gradient, TensorView losses) {
   RETURN_IF_ERROR(CheckView("CrossEntropy", "logits", logits, logits.rows, logits.cols));

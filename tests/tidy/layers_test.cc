@@ -128,7 +128,7 @@ TEST(Layers, HeavyLibrariesStayInTheirRooms) {
       {"cblas", {"kernels/", "worker/train/", "worker/bench/"}, false},
       {"oneapi/dnnl", {"worker/bench/"}, false},
       {"cuda", {"kernels/cuda/", "kernels/formats/", "worker/train/nccl/", "tests/"}, false},
-      {"nccl", {"worker/train/nccl/"}, false},
+      {"nccl", {"worker/train/nccl/", "tests/"}, false},
       {"cublas", {"kernels/cuda/"}, false},
       {"prometheus/", {"server/rpc/", "worker/agent/", "tests/"}, false},
       {"civetweb", {"server/rpc/", "worker/agent/", "tests/"}, false},

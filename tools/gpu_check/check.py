@@ -224,6 +224,7 @@ class Check:
 
     def products(self, entry):
         entry["rows"] = results.json_lines(self.must([self.program("nibble-matmul-bench")], 40))
+        self.measured(entry["rows"])
 
     def layers(self, name, limit):
         def work(entry):

@@ -89,7 +89,8 @@ int ProveHere(const std::string& backend, bool json) {
 // What CUDA_VISIBLE_DEVICES may name one by one.
 std::vector<std::string> VisibleGpus() {
   const char* const named = std::getenv("CUDA_VISIBLE_DEVICES");
-  if (named != nullptr && *named != '\0') return StrSplit(named, ',');
+  if (named != nullptr && *named == '\0') return {};  // none is to be seen
+  if (named != nullptr) return StrSplit(named, ',');
   std::vector<std::string> numbers;
   for (int i = 0; i < kMaxGpus; ++i) numbers.push_back(std::to_string(i));
   return numbers;
@@ -129,7 +130,9 @@ Result<Json> ProveGpu(const std::string& program, const std::string& visible,
 Status AddGpus(const std::string& program, Json* devices, Json* notes) {
   ASSIGN_OR_RETURN(const std::string folder, MakeTempDirectory("nibble-self-test"));
   bool any = false;
-  for (const std::string& visible : VisibleGpus()) {
+  const std::vector<std::string> gpus = VisibleGpus();
+  if (gpus.empty()) notes->Append("no GPU slots: CUDA_VISIBLE_DEVICES is empty");
+  for (const std::string& visible : gpus) {
     const Result<Json> proof = ProveGpu(program, visible, folder);
     if (!proof.ok()) {
       any = true;

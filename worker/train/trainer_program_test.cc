@@ -62,6 +62,15 @@ class TrainerProgramTest : public RunTest {
   }
 };
 
+TEST_F(TrainerProgramTest, TheSelfTestOffersNoGpuThatIsHidden) {
+  const auto hidden =
+      RunCommand({"env", "CUDA_VISIBLE_DEVICES=", Program(), "self-test", "--json"}).value();
+  ASSERT_TRUE(hidden.status.success()) << hidden.output;
+  EXPECT_NE(hidden.output.find("CUDA_VISIBLE_DEVICES is empty"), std::string::npos)
+      << hidden.output;
+  EXPECT_NE(hidden.output.find("\"kind\":\"cpu\""), std::string::npos) << hidden.output;
+}
+
 TEST_F(TrainerProgramTest, KilledAtAnyMomentItGoesOnToTheSameWeights) {
   const auto whole = Call({"--config", WriteConfig("whole.json", SlowConfig("whole"))});
   ASSERT_TRUE(whole.status.success()) << whole.output;

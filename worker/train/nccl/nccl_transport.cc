@@ -2,8 +2,9 @@
 //
 // RankTransport over NCCL, and the plug-in's entry point.
 //
-// Collectives run on a stream of their own and have ended before control returns. A rank that waits
-// longer than the time-out aborts the communicator and says which ranks are behind.
+// Collectives run on a stream of their own and have ended before control returns. NCCL's calls do
+// not block (ncclConfig_t::blocking = 0): a rank that waits longer than the time-out, in a
+// collective or for the others to open the communicator, aborts it and says which ranks are behind.
 #include <cuda_runtime.h>
 #include <nccl.h>
 
@@ -25,6 +26,7 @@ constexpr char kFix[] = "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use com
 // Until then a waiting rank looks again at once.
 constexpr auto kBusyWait = std::chrono::milliseconds(2);
 constexpr auto kPause = std::chrono::microseconds(100);
+constexpr auto kEndTimeout = std::chrono::seconds(10);
 
 Status CudaStatus(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return OkStatus();
@@ -37,7 +39,11 @@ class NcclTransport final : public RankTransport {
   explicit NcclTransport(const NcclWorld& world) : world_(world) {}
 
   ~NcclTransport() override {
-    if (comm_ != nullptr) ncclCommDestroy(comm_);
+    if (comm_ != nullptr) {
+      // Ranks end together; one that is lost must not keep the others.
+      const ncclResult_t ended = Await(ncclCommFinalize(comm_), kEndTimeout);
+      ended == ncclSuccess ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
+    }
     cudaFree(numbers_);
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
@@ -60,7 +66,13 @@ class NcclTransport final : public RankTransport {
           word.size(), sizeof(id.internal)));
     }
     std::memcpy(id.internal, word.data(), sizeof(id.internal));
-    return Check(ncclCommInitRank(&comm_, world_.world_size, id, world_.rank), "ncclCommInitRank");
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    RETURN_IF_ERROR(
+        Done(ncclCommInitRankConfig(&comm_, world_.world_size, id, world_.rank, &config),
+             "ncclCommInitRank"));
+    collective_ = 0;
+    return OkStatus();
   }
 
   int rank() const override { return world_.rank; }
@@ -70,27 +82,28 @@ class NcclTransport final : public RankTransport {
     RETURN_IF_ERROR(Alive());
     const auto n = static_cast<size_t>(count);
     RETURN_IF_ERROR(Check(ncclGroupStart(), "ncclGroupStart"));
-    for (int r = 0; r < world_.world_size; ++r) {
-      RETURN_IF_ERROR(
-          Check(ncclSend(parts + r * count, n, ncclFloat32, r, comm_, stream_), "ncclSend"));
-      RETURN_IF_ERROR(
-          Check(ncclRecv(received + r * count, n, ncclFloat32, r, comm_, stream_), "ncclRecv"));
+    ncclResult_t result = ncclSuccess;
+    const auto ok = [&] { return result == ncclSuccess || result == ncclInProgress; };
+    for (int r = 0; r < world_.world_size && ok(); ++r) {
+      result = ncclSend(parts + r * count, n, ncclFloat32, r, comm_, stream_);
+      if (ok()) result = ncclRecv(received + r * count, n, ncclFloat32, r, comm_, stream_);
     }
-    RETURN_IF_ERROR(Check(ncclGroupEnd(), "ncclGroupEnd"));
+    const ncclResult_t ended = ncclGroupEnd();  // a group that was begun must end
+    RETURN_IF_ERROR(Done(ok() ? ended : result, "a sum"));
     return Wait("a sum");
   }
   Status AllGather(const float* mine, float* all, int64_t count) override {
     RETURN_IF_ERROR(Alive());
     RETURN_IF_ERROR(
-        Check(ncclAllGather(mine, all, static_cast<size_t>(count), ncclFloat32, comm_, stream_),
-              "ncclAllGather"));
+        Done(ncclAllGather(mine, all, static_cast<size_t>(count), ncclFloat32, comm_, stream_),
+             "gathering"));
     return Wait("gathering");
   }
   Status Broadcast(float* x, int64_t count, int root) override {
     RETURN_IF_ERROR(Alive());
     RETURN_IF_ERROR(
-        Check(ncclBroadcast(x, x, static_cast<size_t>(count), ncclFloat32, root, comm_, stream_),
-              "ncclBroadcast"));
+        Done(ncclBroadcast(x, x, static_cast<size_t>(count), ncclFloat32, root, comm_, stream_),
+             "a broadcast"));
     return Wait("a broadcast");
   }
   Result<std::vector<double>> Gather(double value) override {
@@ -98,8 +111,7 @@ class NcclTransport final : public RankTransport {
     double* const mine = numbers_ + world_.world_size;
     RETURN_IF_ERROR(CudaStatus(
         cudaMemcpyAsync(mine, &value, sizeof(value), cudaMemcpyHostToDevice, stream_), "copy"));
-    RETURN_IF_ERROR(
-        Check(ncclAllGather(mine, numbers_, 1, ncclFloat64, comm_, stream_), "ncclAllGather"));
+    RETURN_IF_ERROR(Done(ncclAllGather(mine, numbers_, 1, ncclFloat64, comm_, stream_), "numbers"));
     RETURN_IF_ERROR(Wait("numbers"));
     std::vector<double> all(static_cast<size_t>(world_.world_size));
     RETURN_IF_ERROR(CudaStatus(
@@ -120,6 +132,25 @@ class NcclTransport final : public RankTransport {
     return UnavailableError("communicator nccl: it was given up when a rank was lost");
   }
 
+  // What has become of a call that returned `result`; ncclInProgress when time is over.
+  ncclResult_t Await(ncclResult_t result, std::chrono::milliseconds timeout) const {
+    const auto start = Steady::now();
+    while (result == ncclInProgress && Steady::now() - start <= timeout) {
+      if (Steady::now() - start > kBusyWait) std::this_thread::sleep_for(kPause);
+      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &result);
+      if (asked != ncclSuccess) return asked;
+    }
+    return result;
+  }
+  // Until NCCL has done what it was asked for; a collective is then on the stream.
+  Status Done(ncclResult_t result, const char* what) {
+    result = Await(result, std::chrono::milliseconds(world_.timeout_ms));
+    if (result == ncclInProgress) return GiveUp(what, NoAnswer());
+    const Status status = Check(result, what);
+    if (!status.ok()) Abort();
+    return status;
+  }
+
   // Until the collective has ended, here and so on all ranks.
   Status Wait(const char* what) {
     const auto start = Steady::now();
@@ -130,20 +161,23 @@ class NcclTransport final : public RankTransport {
       RETURN_IF_ERROR(Check(ncclCommGetAsyncError(comm_, &failed), what));
       const bool lost = failed != ncclSuccess && failed != ncclInProgress;
       if (lost) return GiveUp(what, ncclGetErrorString(failed));
-      if (Steady::now() > end) {
-        return GiveUp(what, StrFormat("no answer for %lld s",
-                                      static_cast<long long>(world_.timeout_ms / 1000)));
-      }
+      if (Steady::now() > end) return GiveUp(what, NoAnswer());
       if (Steady::now() - start > kBusyWait) std::this_thread::sleep_for(kPause);
     }
     ++collective_;
     return CudaStatus(state, what);
   }
 
+  std::string NoAnswer() const {
+    return StrFormat("no answer for %lld s", static_cast<long long>(world_.timeout_ms / 1000));
+  }
+  void Abort() {
+    if (comm_ != nullptr) ncclCommAbort(comm_);
+    comm_ = nullptr;
+  }
   Status GiveUp(const char* what, const std::string& why) {
     const std::string behind = world_.late ? world_.late(collective_) : "unknown ranks";
-    ncclCommAbort(comm_);
-    comm_ = nullptr;
+    Abort();
     return UnavailableError(StrFormat(
         "communicator nccl: rank %d of %d, %s (collective %lld): %s; %s did not take part",
         world_.rank, world_.world_size, what, static_cast<long long>(collective_), why.c_str(),
@@ -154,7 +188,7 @@ class NcclTransport final : public RankTransport {
   cudaStream_t stream_ = nullptr;
   double* numbers_ = nullptr;  // of all ranks, then this one's
   ncclComm_t comm_ = nullptr;
-  int64_t collective_ = 0;  // the same on all ranks
+  int64_t collective_ = -1;  // the same on all ranks; -1: the communicator is being opened
 };
 
 }  // namespace
