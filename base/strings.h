@@ -18,6 +18,8 @@ std::string StrFormat(const char* format, ...) __attribute__((format(printf, 1, 
 std::vector<std::string> StrSplit(std::string_view text, char separator);  // keeps empty parts
 std::string StrJoin(const std::vector<std::string>& parts, std::string_view separator);
 std::string_view StrTrim(std::string_view text);  // ASCII white space off both ends
+// The longest beginning of at most `max_bytes` bytes that ends no UTF-8 character in its middle.
+std::string_view Utf8Prefix(std::string_view text, size_t max_bytes);
 
 // "1.5 GiB", "312 B".
 std::string FormatBytes(double bytes);

@@ -40,6 +40,16 @@ TEST(Strings, FormatsForPeople) {
   EXPECT_EQ(FormatUtc(1'700'000'000'123), "2023-11-14T22:13:20.123Z");
 }
 
+TEST(Strings, PrefixThenKeepsWholeCharacters) {
+  EXPECT_EQ(Utf8Prefix("abc", 3), "abc");
+  EXPECT_EQ(Utf8Prefix("abcd", 3), "abc");
+  EXPECT_EQ(Utf8Prefix("ab\u00e9", 3), "ab");      // two bytes
+  EXPECT_EQ(Utf8Prefix("ab\U0001F600", 5), "ab");  // four
+  EXPECT_EQ(Utf8Prefix("ab\U0001F600c", 6), "ab\U0001F600");
+  EXPECT_EQ(Utf8Prefix("\u00e9", 1), "");
+  EXPECT_EQ(Utf8Prefix("", 0), "");
+}
+
 TEST(Strings, NumbersAreParsedWhole) {
   EXPECT_EQ(*ParseInt("-12"), -12);
   EXPECT_FALSE(ParseInt("12x").ok());

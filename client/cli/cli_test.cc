@@ -452,11 +452,34 @@ TEST_F(Cli, ClusterCommandsPrint) {
   behaviour.events[0].set_type("JobSubmitted");
   server_.Set(behaviour);
   EXPECT_NE(Run({"nodes"}).out.find("8.0 GiB"), std::string::npos);
+  EXPECT_TRUE(Run({"nodes"}).err.empty());
   EXPECT_NE(Run({"top"}).out.find("█▁"), std::string::npos);
   EXPECT_NE(Run({"version"}).out.find("9.9.9"), std::string::npos);
   EXPECT_NE(Run({"why", "j1"}).out.find("all devices are busy"), std::string::npos);
   EXPECT_NE(Run({"events", "j1"}).out.find("JobSubmitted"), std::string::npos);
   EXPECT_NE(Run({"describe", "j1"}).out.find("recipe: fp4_ms_paper"), std::string::npos);
+}
+
+// What a worker does not offer stands beneath the table, once for all who say the same, and in JSON
+// with each worker; names alone stay names.
+TEST_F(Cli, NodesSayWhyTheyOfferNoGpu) {
+  FakeBehaviour behaviour;
+  for (int i = 1; i <= 5; ++i) {
+    v1::Node& node = behaviour.nodes.emplace_back();
+    node.set_worker_id("w-" + std::to_string(i));
+    node.add_notes("no GPU slots: the plug-in was not found");
+  }
+  behaviour.nodes[1].add_notes("GPU 0 is not offered: the driver is older");
+  server_.Set(behaviour);
+  const Outcome table = Run({"nodes"});
+  EXPECT_EQ(table.out.find("GPU"), std::string::npos) << table.out;
+  EXPECT_EQ(table.err,
+            "nibble: w-1, w-2, w-3 and 2 more: no GPU slots: the plug-in was not found\n"
+            "nibble: w-2: GPU 0 is not offered: the driver is older\n");
+  const Json json = Json::Parse(Run({"nodes", "-o", "json"}).out).value();
+  EXPECT_EQ(json.At(1)["notes"].At(1).AsString(), "GPU 0 is not offered: the driver is older");
+  EXPECT_EQ(json.At(4)["notes"].size(), 1u);
+  EXPECT_TRUE(Run({"nodes", "-o", "name"}).err.empty());
 }
 
 }  // namespace

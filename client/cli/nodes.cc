@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // nibble nodes, drain, undrain and version: the cluster itself.
+#include <algorithm>
+#include <utility>
+
 #include "base/clock.h"
+#include "base/strings.h"
 #include "client/cli/commands.h"
 #include "client/cli/job_text.h"
 #include "client/lib/proto_json.h"
@@ -13,12 +17,35 @@
 namespace nibble::cli {
 namespace {
 
+constexpr size_t kMaxNamedWorkers = 3;
+
 int PrintNode(CliContext& context, const Result<v1::Node>& node) {
   if (!node.ok()) return context.Fail(node.status());
   if (!context.PrintStructured(MessageToJson(*node))) {
     context.out << node->worker_id() << " " << node->state() << std::endl;
   }
   return kExitOk;
+}
+
+// The notes of all workers beneath the table, each once with those who say it.
+void PrintNotes(CliContext& context, const std::vector<v1::Node>& nodes) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> said;  // note, workers
+  for (const v1::Node& node : nodes) {
+    for (const std::string& note : node.notes()) {
+      auto same = std::find_if(said.begin(), said.end(),
+                               [&note](const auto& entry) { return entry.first == note; });
+      if (same == said.end()) same = said.insert(said.end(), {note, {}});
+      same->second.push_back(node.worker_id());
+    }
+  }
+  for (auto& [note, workers] : said) {
+    const size_t count = workers.size();
+    if (count > kMaxNamedWorkers) {
+      workers.resize(kMaxNamedWorkers);
+      workers.back() += StrFormat(" and %zu more", count - kMaxNamedWorkers);
+    }
+    context.Note(StrJoin(workers, ", ") + ": " + note);
+  }
 }
 
 }  // namespace
@@ -37,6 +64,8 @@ int RunNodes(CliContext& context) {
   if (context.PrintStructured(items)) return kExitOk;
   NodeTable(*nodes, context.output == OutputFormat::kWide, Clock::Real().WallMillis())
       .Print(context.out, context.headers);
+  context.out.flush();
+  PrintNotes(context, *nodes);
   if (nodes->empty())
     context.Note("no workers; start one with 'nibble-worker --controller HOST:PORT'");
   return kExitOk;

@@ -118,10 +118,16 @@ TEST(State, SnapshotRowsThenRebuildTheSameState) {
   driver.Do(CancelJob{"j-2", StopMode::kKill, "c-1", "alice"});
   driver.Submit(spec);
   driver.Do(DrainWorker{"w-1", "disk", "root", 77});
+  RegisterWorker noted;
+  noted.worker.id = "w-2";
+  noted.worker.notes = {"no GPU slots: no plug-in", "cpu 0 has no dge"};
+  noted.session = "s-w-2";
+  driver.Do(noted);
   const SnapshotRows rows = driver.controller().Changes();
   const Result<State> rebuilt = State::FromSnapshot(rows);
   ASSERT_TRUE(rebuilt.ok()) << rebuilt.status().ToString();
   EXPECT_EQ(Dump(*rebuilt), Dump(driver.state()));
+  EXPECT_EQ(rebuilt->FindWorker("w-2")->notes, noted.worker.notes);
   EXPECT_NE(rebuilt->FindRequest("r-1"), nullptr);
   EXPECT_NE(rebuilt->FindRequest("c-1"), nullptr);
   EXPECT_EQ(rebuilt->FindJobByIdOrName("job")->id, "j-3");

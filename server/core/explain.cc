@@ -55,7 +55,8 @@ std::string WorkerLine(const Candidate& candidate, const Resources& resources) {
   };
   const size_t slots = static_cast<size_t>(resources.slots_per_node);
   if (count(kKindOnly) == 0) {
-    return id + "has no " + std::string(Name(resources.device_kind)) + " device";
+    const std::string why = worker.notes.empty() ? "" : "; " + worker.notes.front();
+    return id + "has no " + std::string(Name(resources.device_kind)) + " device" + why;
   }
   if (count(kProved) < slots && count(kKindOnly) >= slots) {
     return id + "has not proved " + StrJoin(resources.required_features, ", ") + " on " +

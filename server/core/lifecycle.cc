@@ -13,7 +13,7 @@ void Controller::Emit(Context& context, Event event) {
   event.sequence = state_.last_sequence() + 1;
   event.time_ms = context.now.wall_ms;
   if (event.actor.empty()) event.actor = "controller";
-  if (event.detail.size() > kMaxTextBytes) event.detail.resize(kMaxTextBytes);
+  event.detail.resize(Utf8Prefix(event.detail, kMaxTextBytes).size());
   const Status applied = state_.Apply(event);
   // A contradiction here is a bug of the core: better to stop than to write a log that no restart
   // could replay.
@@ -108,7 +108,7 @@ void Controller::BeginStop(Context& context, const std::string& job_id, EventTyp
 
 void Controller::EndShare(Context& context, const std::string& job_id, const std::string& worker_id,
                           Outcome outcome) {
-  if (outcome.message.size() > kMaxTextBytes) outcome.message.resize(kMaxTextBytes);
+  outcome.message.resize(Utf8Prefix(outcome.message, kMaxTextBytes).size());
   const Job* job = state_.FindJob(job_id);
   const bool completed = JudgeOutcome(outcome, job->spec.retry).reason == EndReason::kCompleted;
   Event event = AttemptEvent(EventType::kShareEnded, *job, worker_id);

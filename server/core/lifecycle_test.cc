@@ -47,6 +47,28 @@ TEST(Lifecycle, StartCommandThenCarriesGangAndSpec) {
   EXPECT_EQ(starts[0].epoch, starts[1].epoch);
 }
 
+// A message is cut where a character ends: half of one would make every answer that holds it
+// unreadable for the client.
+TEST(Lifecycle, LongMessageThenCutBetweenCharacters) {
+  Driver driver;
+  driver.Join("w-1");
+  const std::string id = driver.Run();
+  Outcome outcome = Driver::Ended(EndReason::kDiverged, 10);
+  outcome.message = std::string(kMaxTextBytes - 1, 'x') + "\u00e9";
+  driver.Say("w-1", id, SharePhase::kEnded, outcome);
+  const Attempt& attempt = driver.job(id).attempts[0];
+  EXPECT_EQ(attempt.shares[0].outcome.message, std::string(kMaxTextBytes - 1, 'x'));
+  outcome.message = "\u00e9";
+  for (size_t i = 0; i < kMaxTextBytes; ++i) outcome.message += "\u00e9";
+  driver.Submit();
+  driver.Say("w-1", "j-2", SharePhase::kStarted);
+  driver.Say("w-1", "j-2", SharePhase::kEnded, outcome);
+  const std::string& detail = driver.job("j-2").end_detail;
+  EXPECT_LE(detail.size(), kMaxTextBytes);
+  EXPECT_GE(detail.size(), kMaxTextBytes - 1);
+  EXPECT_TRUE(detail.ends_with("\u00e9")) << detail;
+}
+
 TEST(Lifecycle, DivergedThenFailsWithoutRetry) {
   Driver driver;
   driver.Join("w-1");

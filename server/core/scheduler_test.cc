@@ -110,6 +110,14 @@ TEST(Explain, EachReasonThenWithItsNumbers) {
   spec = Gang(1, 1);
   spec.resources.device_kind = DeviceKind::kCuda;
   EXPECT_EQ(Why(driver, driver.Submit(spec)).reason, PendingReason::kNoMatchingPool);
+  RegisterWorker noted;
+  noted.worker = *driver.state().FindWorker("w-2");
+  noted.worker.notes = {"no GPU slots: no plug-in", "another"};
+  noted.session = "s-w-2";
+  driver.Do(noted);
+  EXPECT_EQ(Why(driver, driver.Submit(spec)).workers,
+            (std::vector<std::string>{"w-1: has no cuda device",
+                                      "w-2: has no cuda device; no GPU slots: no plug-in"}));
   spec = Gang(1, 1);
   spec.resources.required_features = {"nvfp4.sr"};
   const Explanation unproved = Why(driver, driver.Submit(spec));

@@ -26,6 +26,7 @@ inline constexpr int kMaxSlotsPerNode = 64;
 inline constexpr int kMaxRetries = 1000;
 inline constexpr int kMaxLabels = 64;
 inline constexpr int kMaxDevicesPerWorker = 64;
+inline constexpr int kMaxNotesPerWorker = 32;
 inline constexpr size_t kMaxSpecBytes = 1 << 20;
 inline constexpr size_t kMaxTextBytes = 1024;  // any single name, label, reason or message
 // Attempts kept in a job's state; older ones remain in its event history.
@@ -182,6 +183,9 @@ struct Worker {
   std::string version;
   std::string pool = "main";
   std::vector<Device> devices;
+  // What its self-test says about devices and features that it does not offer, in one line each;
+  // the absent before the incomplete ones.
+  std::vector<std::string> notes;
   WorkerState state = WorkerState::kActive;
   bool draining = false;
   std::string drain_reason;

@@ -360,6 +360,7 @@ Json ToJson(const Worker& worker) {
   Json devices = Json::Array();
   for (const Device& device : worker.devices) devices.Append(ToJson(device));
   json.Set("devices", std::move(devices));
+  PutStrings(json, "notes", worker.notes);
   json.Set("state", Name(worker.state));
   PutUnless(json, "draining", worker.draining, defaults.draining);
   PutUnless(json, "drain_reason", worker.drain_reason, defaults.drain_reason);
@@ -383,6 +384,7 @@ Result<Worker> WorkerFromJson(const Json& json) {
     worker.devices.push_back(DeviceFromJson(device_fields));
     fields.Note(device_fields.status());
   });
+  fields.Get("notes", worker.notes);
   fields.GetEnum("state", worker.state);
   fields.Get("draining", worker.draining);
   fields.Get("drain_reason", worker.drain_reason);

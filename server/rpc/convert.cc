@@ -204,6 +204,7 @@ v1::Node ToProto(const core::Worker& worker, const std::optional<WorkerFacts>& f
     out.set_job_id(holder.substr(0, holder.find('/')));
   }
   for (const std::string& job_id : state.JobsOnWorker(worker.id)) node.add_running(job_id);
+  *node.mutable_notes() = {worker.notes.begin(), worker.notes.end()};
   if (facts.has_value()) {
     SetIfGiven(facts->last_heard_wall_ms, [&node] { return node.mutable_last_heartbeat(); });
   }
@@ -239,7 +240,7 @@ core::AttemptReport ToCore(const v1::AttemptReport& message, const core::State& 
       core::EndReasonFromJournal(message.end_reason()).value_or(core::EndReason::kNone);
   out.outcome.rank = 0;
   out.outcome.last_step = message.step();
-  out.outcome.message = message.end_message().substr(0, core::kMaxTextBytes);
+  out.outcome.message = Utf8Prefix(message.end_message(), core::kMaxTextBytes);
   return out;
 }
 
@@ -260,6 +261,11 @@ core::RegisterWorker ToCore(const v1::Register& message, const std::string& sess
     to.memory_bytes = device.memory_bytes();
     to.proved_features = {device.features().begin(), device.features().end()};
     to.proved_features.push_back(WorkerFeature(message.worker_id()));
+  }
+  // Cut, not refused: a worker is no worse for having much to say.
+  for (const std::string& note : message.notes()) {
+    if (out.worker.notes.size() >= core::kMaxNotesPerWorker) break;
+    out.worker.notes.emplace_back(Utf8Prefix(note, core::kMaxTextBytes));
   }
   for (const v1::AttemptReport& report : message.inventory()) {
     out.inventory.push_back(ToCore(report, state, message.worker_id()));

@@ -4,18 +4,17 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/strings.h"
 #include "nibble/v1/errors.pb.h"
 #include "server/rpc/options.h"
 
 namespace nibble::rpc {
 namespace {
 
-// At most `limit` bytes, not ending inside a UTF-8 sequence.
+// At most `limit` bytes of `text`, then "..." when it was longer.
 std::string Cut(const std::string& text, size_t limit) {
   if (text.size() <= limit) return text;
-  size_t end = limit;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return text.substr(0, end) + "...";
+  return std::string(Utf8Prefix(text, limit)) + "...";
 }
 
 }  // namespace

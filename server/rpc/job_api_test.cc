@@ -257,7 +257,12 @@ TEST(JobApi, NodesAreListedDrainedAndUndrained) {
   TestServer server;
   auto cluster = v1::ClusterService::NewStub(server.Channel());
   StreamWorker worker(server.Channel());
-  worker.Send(RegisterMessage("w-1"));
+  v1::WorkerMessage registration = RegisterMessage("w-1");
+  for (int i = 0; i < core::kMaxNotesPerWorker + 3; ++i) {
+    registration.mutable_register_()->add_notes("no GPU slots: " + std::to_string(i));
+  }
+  registration.mutable_register_()->set_notes(1, std::string(core::kMaxTextBytes + 7, 'x'));
+  worker.Send(registration);
   worker.inbox().AwaitRegistered();
   Context list_context;
   v1::ListNodesResponse nodes;
@@ -267,6 +272,9 @@ TEST(JobApi, NodesAreListedDrainedAndUndrained) {
   ASSERT_EQ(nodes.nodes(0).devices_size(), 1);
   EXPECT_EQ(nodes.nodes(0).devices(0).gflops(), 50);
   EXPECT_EQ(nodes.nodes(0).devices(0).features(0), "e2m1");
+  ASSERT_EQ(nodes.nodes(0).notes_size(), core::kMaxNotesPerWorker);
+  EXPECT_EQ(nodes.nodes(0).notes(0), "no GPU slots: 0");
+  EXPECT_EQ(nodes.nodes(0).notes(1), std::string(core::kMaxTextBytes, 'x'));
   v1::DrainNodeRequest drain;
   drain.set_worker_id("w-1");
   drain.set_reason("new memory");
@@ -291,6 +299,13 @@ TEST(JobApi, NodesAreListedDrainedAndUndrained) {
   EXPECT_EQ(info.http_address(), server.server().http_address());
   EXPECT_GE(info.recipes_size(), 5);
   EXPECT_EQ(info.presets_size(), 7);
+  // What the worker said of itself outlives the controller, before the worker is back.
+  server.Restart();
+  cluster = v1::ClusterService::NewStub(server.Channel());
+  Context again;
+  ASSERT_TRUE(cluster->ListNodes(again, {}, &nodes).ok());
+  ASSERT_EQ(nodes.nodes_size(), 1);
+  EXPECT_EQ(nodes.nodes(0).notes_size(), core::kMaxNotesPerWorker);
 }
 
 // A worker whose self-test found no path for a recipe never gets its jobs, whatever else is free.

@@ -52,6 +52,31 @@ TEST_F(JobTest, TrainsToTheEndAndLeavesCurveCheckpointAndLogs) {
   EXPECT_EQ(cluster_->Nibble({"wait", *job})->status.exit_code, 0);
 }
 
+// Where no GPU can be used, the list of nodes and the answer to a job that wants one name what is
+// missing: the plug-in, or a device.
+TEST_F(JobTest, NodesSayWhyTheyOfferNoGpu) {
+  const auto nodes = cluster_->NibbleJson({"nodes"});
+  ASSERT_TRUE(nodes.ok()) << nodes.status().ToString();
+  ASSERT_EQ(nodes->size(), 1u);
+  for (const Json& device : nodes->At(0)["devices"].items()) {
+    if (device["kind"].AsString() == "cuda") GTEST_SKIP() << "this machine offers a GPU";
+  }
+  ASSERT_GE(nodes->At(0)["notes"].size(), 1u) << nodes->Dump(2);
+  const std::string note = nodes->At(0)["notes"].At(0).AsString();
+  EXPECT_TRUE(note.find("plug-in was not found") != std::string::npos ||
+              note.find("no usable device") != std::string::npos ||
+              note.find("is not offered") != std::string::npos)
+      << note;
+  const auto shown = cluster_->Nibble({"nodes"});
+  ASSERT_TRUE(shown.ok());
+  EXPECT_NE(shown->output.find(note), std::string::npos) << shown->output;
+  const auto job = cluster_->Submit({"resources.device=cuda"});
+  ASSERT_TRUE(job.ok()) << job.status().ToString();
+  const auto why = cluster_->Nibble({"why", *job});
+  ASSERT_TRUE(why.ok());
+  EXPECT_NE(why->output.find(note), std::string::npos) << why->output;
+}
+
 TEST_F(JobTest, PausedAndResumedJobEndsWithTheSameWeights) {
   const auto straight = cluster_->Submit();
   ASSERT_TRUE(straight.ok());

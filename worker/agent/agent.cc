@@ -97,7 +97,8 @@ Result<std::unique_ptr<Agent>> Agent::Create(AgentOptions options, const Clock& 
                               {"memory", FormatBytes(static_cast<double>(device.memory_bytes))},
                               {"features", FeatureText(device.features)}});
   }
-  for (const std::string& note : proved.notes) LogInfo("self-test: " + note);
+  agent->notes_ = std::move(proved.notes);
+  for (const std::string& note : agent->notes_) LogInfo("self-test: " + note);
   RunSettings settings{own.state_dir, own.trainer, own.supervisor, agent->devices_};
   agent->attempts_ = std::make_unique<AttemptTable>(std::move(settings), own.grace_ms, clock);
   agent->attempts_->Load();
@@ -234,6 +235,7 @@ void Agent::SendRegister() {
   content.set_version(options_.version);
   content.set_http_address(page_->address());
   for (const DeviceInfo& device : devices_) *content.add_devices() = ToProto(device);
+  *content.mutable_notes() = {notes_.begin(), notes_.end()};
   for (const AttemptReport& report : attempts_->Inventory()) {
     *content.add_inventory() = ToProto(report);
   }

@@ -88,6 +88,7 @@ class Agent {
   const Clock& clock_;
   FileLock lock_;
   std::vector<DeviceInfo> devices_;
+  std::vector<std::string> notes_;  // of the self-test
   std::unique_ptr<AttemptTable> attempts_;
   std::unique_ptr<StatusPage> page_;
   SessionInbox inbox_{kInboxCapacity};  // before session_, which fills it until its end

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <tuple>
 #include <utility>
 
 #include "base/files.h"
@@ -38,6 +39,58 @@ std::string LastWords(const std::string& output, const std::string& errors) {
   return text.size() <= kShownErrorBytes ? text : text.substr(text.size() - kShownErrorBytes);
 }
 
+// What several devices of one name lack for one reason.
+struct Lack {
+  std::string kind;
+  std::string name;
+  std::string why;
+  std::vector<std::string> indices;
+  std::vector<std::string> features;
+};
+
+void AddLacks(const DeviceInfo& device, int index, const Json& refused, std::vector<Lack>& lacks) {
+  std::vector<Lack> own;
+  for (const auto& [feature, why] : refused.members()) {
+    const auto same = std::find_if(own.begin(), own.end(), [&why = why](const Lack& lack) {
+      return lack.why == why.AsString();
+    });
+    Lack& lack = same != own.end() ? *same : own.emplace_back();
+    lack.why = why.AsString();
+    lack.features.push_back(feature);
+  }
+  for (Lack& lack : own) {
+    lack.kind = device.kind;
+    lack.name = device.name;
+    const auto same = std::find_if(lacks.begin(), lacks.end(), [&lack](const Lack& other) {
+      return std::tie(other.kind, other.name, other.why, other.features) ==
+             std::tie(lack.kind, lack.name, lack.why, lack.features);
+    });
+    Lack& kept = same != lacks.end() ? *same : lacks.emplace_back(std::move(lack));
+    kept.indices.push_back(std::to_string(index));
+  }
+}
+
+std::string NoteOf(const Lack& lack) {
+  return lack.kind + " " + StrJoin(lack.indices, ", ") + " (" + lack.name + ") has no " +
+         StrJoin(lack.features, ", ") + ": " + lack.why;
+}
+
+// Within the limits that ProvedDevices promises, each one line.
+std::vector<std::string> Bounded(std::vector<std::string> notes) {
+  const size_t count = notes.size();
+  if (count > kMaxNotes) {
+    notes.resize(kMaxNotes - 1);
+    notes.push_back(StrFormat("%zu more: see self-test.json in the worker's state folder",
+                              count - notes.size()));
+  }
+  for (std::string& note : notes) {
+    note.resize(Utf8Prefix(note, kMaxNoteBytes).size());
+    std::replace_if(
+        note.begin(), note.end(), [](char c) { return c == '\n' || c == '\r' || c == '\t'; }, ' ');
+  }
+  return notes;
+}
+
 }  // namespace
 
 Result<ProvedDevices> ParseDevices(const std::string& json_text, int slots) {
@@ -46,6 +99,7 @@ Result<ProvedDevices> ParseDevices(const std::string& json_text, int slots) {
     return DataLossError("the self-test did not print JSON: " + json.status().message());
   }
   ProvedDevices proved;
+  std::vector<Lack> lacks;
   for (const Json& item : (*json)["devices"].items()) {
     DeviceInfo device;
     device.kind = item["kind"].AsString();
@@ -62,10 +116,13 @@ Result<ProvedDevices> ParseDevices(const std::string& json_text, int slots) {
       return InvalidArgumentError(StrFormat("--slots %d is more than the %d threads of %s", slots,
                                             device.threads, device.name.c_str()));
     }
+    AddLacks(device, static_cast<int>(proved.devices.size()), item["refused"], lacks);
     AddSlots(device, slots, proved.devices);
   }
   if (proved.devices.empty()) return DataLossError("the self-test found no device");
   for (const Json& note : (*json)["notes"].items()) proved.notes.push_back(note.AsString());
+  for (const Lack& lack : lacks) proved.notes.push_back(NoteOf(lack));
+  proved.notes = Bounded(std::move(proved.notes));
   return proved;
 }
 

@@ -15,8 +15,13 @@ namespace nibble::agent {
 
 inline constexpr int kSelfTestTimeoutMs = 600'000;  // takes seconds, for each GPU again
 inline constexpr int kMaxSlots = 1024;
+inline constexpr size_t kMaxNotes = 32;  // what the controller keeps, of each worker
+inline constexpr size_t kMaxNoteBytes = 1024;
 
-// What the self-test found, and what it says about what it did not: "no GPU slots: ...".
+// What the self-test found, and what it says about what it did not, in lines: first of devices
+// that are not offered ("no GPU slots: ..."), then of features that offered ones lack ("cuda 1
+// (NAME) has no linear.fp4, recipe:quartet: ..."). At most kMaxNotes of kMaxNoteBytes; when there
+// were more, the last line counts them.
 struct ProvedDevices {
   std::vector<DeviceInfo> devices;
   std::vector<std::string> notes;
@@ -28,8 +33,8 @@ struct ProvedDevices {
 Result<ProvedDevices> ProveDevices(const std::string& trainer, int slots,
                                    const std::string& work_dir);
 
-// The pure part: {"devices":[{index,kind,name,memory_bytes,threads,gflops,features,visible}],
-// "notes":[text]} to slots.
+// The pure part: {"devices":[{index,kind,name,memory_bytes,threads,gflops,features,refused,
+// visible}],"notes":[text]} to slots.
 Result<ProvedDevices> ParseDevices(const std::string& json_text, int slots);
 
 }  // namespace nibble::agent

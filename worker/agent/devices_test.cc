@@ -44,6 +44,34 @@ TEST(Devices, MissingTrainerAndBadOutputAreErrors) {
             StatusCode::kInvalidArgument);
 }
 
+// Why features are missing is told once for all devices of a kind, after what is not there at all.
+TEST(Devices, RefusedFeaturesBecomeNotes) {
+  const std::string gpu = R"({"kind":"cuda","name":"NVIDIA X","features":["e2m1"],"refused":{
+      "linear.fp4":"needs sm_100","dge":"needs sm_100","occ":"no path"}})";
+  const auto devices =
+      ParseDevices(R"({"devices":[{"kind":"cpu","threads":4,"refused":{}},)" + gpu + "," + gpu +
+                       R"(],"notes":["GPU 2 is not offered:\nwrong product"]})",
+                   2);
+  ASSERT_TRUE(devices.ok()) << devices.status().ToString();
+  EXPECT_EQ(devices->notes,
+            (std::vector<std::string>{"GPU 2 is not offered: wrong product",
+                                      "cuda 2, 3 (NVIDIA X) has no linear.fp4, dge: needs sm_100",
+                                      "cuda 2, 3 (NVIDIA X) has no occ: no path"}));
+}
+
+TEST(Devices, NotesAreBoundedInNumberAndLength) {
+  std::string notes;
+  for (size_t i = 0; i < kMaxNotes + 5; ++i) {
+    notes += (i == 0 ? "\"" : ",\"") + std::string(2 * kMaxNoteBytes, 'x') + "\"";
+  }
+  const auto devices =
+      ParseDevices(R"({"devices":[{"kind":"cpu","threads":4}],"notes":[)" + notes + "]}", 1);
+  ASSERT_TRUE(devices.ok()) << devices.status().ToString();
+  ASSERT_EQ(devices->notes.size(), kMaxNotes);
+  EXPECT_EQ(devices->notes.front().size(), kMaxNoteBytes);
+  EXPECT_TRUE(devices->notes.back().starts_with("6 more: ")) << devices->notes.back();
+}
+
 TEST(Devices, OtherKindsAreNotDivided) {
   const auto devices = ParseDevices(
       R"({"devices":[{"kind":"cpu","threads":4},{"kind":"cuda","memory_bytes":8,

@@ -141,6 +141,8 @@ TEST_F(WorkerTest, RegistersItsProvedSlotsAndBeats) {
   EXPECT_EQ(content.devices(1).index(), 1);
   EXPECT_EQ(content.devices(1).threads(), 4);
   EXPECT_EQ(content.devices(1).features(0), "e2m1");
+  ASSERT_EQ(content.notes_size(), 1);
+  EXPECT_EQ(content.notes(0), "no GPU slots: none here");
   EXPECT_EQ(content.http_address() + "\n",
             ReadFile(JoinPath(state_.path(), "worker.address")).value());
   EXPECT_TRUE(Eventually([&] { return controller_.heartbeats() >= 3; }));

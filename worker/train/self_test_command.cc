@@ -44,6 +44,7 @@ example:
 constexpr int kMaxGpus = 64;
 constexpr int kGpuTimeoutMs = 120'000;
 constexpr int64_t kMaxOutputBytes = 1 << 20;
+constexpr size_t kShownErrorBytes = 600;  // its last words
 
 Json DeviceJson(const SelfTestReport& report) {
   Json features = Json::Array(), refused = Json::Object();
@@ -118,9 +119,9 @@ Result<Json> ProveGpu(const std::string& program, const std::string& visible,
         StrFormat("its self-test did not end in %d s", kGpuTimeoutMs / 1000));
   }
   if (!ended->success()) {
-    const std::string errors = ReadFile(error_path, kMaxOutputBytes).value_or("");
-    return FailedPreconditionError("its self-test ended with " + ended->ToString() + ": " +
-                                   std::string(StrTrim(errors)));
+    std::string errors(StrTrim(ReadFile(error_path, kMaxOutputBytes).value_or("")));
+    errors.erase(0, errors.size() - std::min(errors.size(), kShownErrorBytes));
+    return FailedPreconditionError("its self-test ended with " + ended->ToString() + ": " + errors);
   }
   ASSIGN_OR_RETURN(const std::string output, ReadFile(output_path, kMaxOutputBytes));
   return Json::Parse(output);
