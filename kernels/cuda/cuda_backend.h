@@ -164,6 +164,9 @@ class CudaBackend final : public Backend {
 
   // Notes the first id outside [0, limit) on the device; the next wait reports it.
   Status CheckIds(IdCheck check, ConstTensorView ids, int64_t limit);
+  // RMSNorm of x, or of the sum of x and b; b and sum have no data where there is none.
+  Status Norm(const char* op, ConstTensorView x, ConstTensorView b, ConstTensorView weight,
+              float epsilon, TensorView sum, TensorView out, TensorView rstd);
   Status Rope(const RopeParams& params, TensorView x, float sign);
   // x in BF16: itself, or rounded into `buffer`.
   Result<const void*> InBf16(ConstTensorView x, Buffer& buffer);

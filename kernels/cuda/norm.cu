@@ -3,6 +3,8 @@
 // Embedding, RMSNorm and rotary position embedding.
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
+#include <type_traits>
 
 #include "base/strings.h"
 #include "kernels/checks.h"
@@ -15,6 +17,18 @@
 
 namespace nibble::cuda {
 namespace {
+
+// Calls `launch` with the packs of a row that a thread keeps, and whether rows are whole packs.
+template <typename Launch>
+Status WithHeldRow(int64_t width, std::initializer_list<const void*> places, Launch launch) {
+  const auto held = [&](auto fours) {
+    return InFours(width, places) ? launch(fours, std::true_type())
+                                  : launch(fours, std::false_type());
+  };
+  if (width <= kNormHeld<2>) return held(std::integral_constant<int, 2>());
+  if (width <= kNormHeld<4>) return held(std::integral_constant<int, 4>());
+  return held(std::integral_constant<int, 8>());
+}
 
 // Rows as FP32, or as the BF16 that a quantizer takes.
 Status CheckRows(const char* op, const TensorView& out, int64_t rows, int64_t cols) {
@@ -62,6 +76,22 @@ Status CudaBackend::EmbeddingBackward(ConstTensorView ids, ConstTensorView dout,
   return LaunchStatus("EmbeddingBackward");
 }
 
+Status CudaBackend::Norm(const char* op, ConstTensorView x, ConstTensorView b,
+                         ConstTensorView weight, float epsilon, TensorView sum, TensorView out,
+                         TensorView rstd) {
+  return WithOut(out, [&](auto* to) {
+    using Out = std::remove_pointer_t<decltype(to)>;
+    const NormTask<Out> task{x.f32(), b.f32(),   weight.f32(), epsilon,   x.rows,
+                             x.cols,  sum.f32(), to,           rstd.f32()};
+    return WithHeldRow(x.cols, {x.data, b.data, weight.data, sum.data, out.data},
+                       [&](auto fours, auto whole) {
+                         RmsNormKernel<decltype(fours)::value, decltype(whole)::value, Out>
+                             <<<GridForRows(x.rows), kThreads, 0, stream_>>>(task);
+                         return LaunchStatus(op);
+                       });
+  });
+}
+
 Status CudaBackend::RmsNormForward(ConstTensorView x, ConstTensorView weight, float epsilon,
                                    TensorView out, TensorView rstd) {
   RETURN_IF_ERROR(CheckView("RmsNormForward", "x", x, x.rows, x.cols));
@@ -69,11 +99,7 @@ Status CudaBackend::RmsNormForward(ConstTensorView x, ConstTensorView weight, fl
   RETURN_IF_ERROR(CheckSameSize("RmsNormForward", "weight", weight, x.cols));
   RETURN_IF_ERROR(CheckSameSize("RmsNormForward", "rstd", rstd, x.rows));
   if (x.size() == 0) return OkStatus();
-  return WithOut(out, [&](auto* to) {
-    RmsNormKernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(x.f32(), weight.f32(), epsilon,
-                                                                 x.rows, x.cols, to, rstd.f32());
-    return LaunchStatus("RmsNormForward");
-  });
+  return Norm("RmsNormForward", x, {}, weight, epsilon, {}, out, rstd);
 }
 
 Status CudaBackend::AddRmsNormForward(ConstTensorView a, ConstTensorView b, ConstTensorView weight,
@@ -86,11 +112,7 @@ Status CudaBackend::AddRmsNormForward(ConstTensorView a, ConstTensorView b, Cons
   RETURN_IF_ERROR(CheckSameSize("AddRmsNormForward", "weight", weight, sum.cols));
   RETURN_IF_ERROR(CheckSameSize("AddRmsNormForward", "rstd", rstd, sum.rows));
   if (sum.size() == 0) return OkStatus();
-  return WithOut(out, [&](auto* to) {
-    AddRmsNormKernel<<<GridForRows(sum.rows), kThreads, 0, stream_>>>(
-        a.f32(), b.f32(), weight.f32(), epsilon, sum.rows, sum.cols, sum.f32(), to, rstd.f32());
-    return LaunchStatus("AddRmsNormForward");
-  });
+  return Norm("AddRmsNormForward", a, b, weight, epsilon, sum, out, rstd);
 }
 
 Status CudaBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
@@ -106,18 +128,19 @@ Status CudaBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x, Con
   RETURN_IF_ERROR(CheckSameSize("RmsNormBackward", "dweight", dweight, width));
   if (x.size() == 0) return OkStatus();
   const int64_t chunks = (rows + kNormChunkRows - 1) / kNormChunkRows;
-  RETURN_IF_ERROR(norm_partials_.Reserve(*this, (chunks * width + rows) * 4));
-  float* partials = static_cast<float*>(norm_partials_.data());
-  float* projections = partials + chunks * width;
-  RmsNormProjectionKernel<<<GridForRows(rows), kThreads, 0, stream_>>>(
-      dout.f32(), x.f32(), weight.f32(), rstd.f32(), rows, width, projections);
-  RETURN_IF_ERROR(LaunchStatus("RmsNormBackward"));
-  RmsNormApplyKernel<<<static_cast<unsigned>(chunks), kThreads, 0, stream_>>>(
-      dout.f32(), x.f32(), weight.f32(), rstd.f32(), projections, rows, width, accumulate_dx,
-      dx.f32(), partials);
-  RETURN_IF_ERROR(LaunchStatus("RmsNormBackward"));
-  return ForEach(stream_, "RmsNormBackward", width,
-                 FoldPartialsOp{partials, chunks, width, dweight.f32()});
+  RETURN_IF_ERROR(norm_partials_.Reserve(*this, chunks * width * 4));
+  auto* const partials = static_cast<float*>(norm_partials_.data());
+  const NormGradientTask task{dout.f32(), x.f32(),       weight.f32(), rstd.f32(), rows,
+                              width,      accumulate_dx, dx.f32(),     partials};
+  RETURN_IF_ERROR(
+      WithHeldRow(width, {dout.data, x.data, weight.data, dx.data}, [&](auto fours, auto whole) {
+        RmsNormBackwardKernel<decltype(fours)::value, decltype(whole)::value>
+            <<<static_cast<unsigned>(chunks), kThreads, 0, stream_>>>(task);
+        return LaunchStatus("RmsNormBackward");
+      }));
+  FoldPartialsKernel<<<static_cast<unsigned>((width + kFoldColumns - 1) / kFoldColumns), kThreads,
+                       0, stream_>>>(partials, chunks, width, dweight.f32());
+  return LaunchStatus("RmsNormBackward");
 }
 
 Status CudaBackend::Rope(const RopeParams& params, TensorView x, float sign) {

@@ -182,24 +182,27 @@ TEST_F(EmulatedLayer, SwiGluIsTheCpusBothWays) {
   ExpectNear(dup, expected[2], 1e-6f);
 }
 
-// Rows within and beyond what registers hold.
+// Rows within and beyond what registers hold, whole packs or not.
 TEST_F(EmulatedLayer, TheSumWithItsNormGivesTheBitsOfBothAlone) {
   constexpr int64_t kRows = 3;
-  for (const int64_t width : {1, 300, kNormHeld * kThreads + 70}) {
+  constexpr int kFours = 2;
+  const auto check = [&](int64_t width, auto whole) {
+    SCOPED_TRACE(width);
     const auto size = static_cast<size_t>(kRows * width);
     const std::vector<float> a = Source(kRows * width, 8), b = Source(kRows * width, 9);
     const std::vector<float> weight = Source(width, 10);
     std::vector<float> sum = a, out(size), rstd(kRows), alone(size), alone_rstd(kRows);
     std::vector<float> expected(size), expected_rstd(kRows), expected_sum(size);
     for (size_t i = 0; i < size; ++i) expected_sum[i] = a[i] + b[i];
-    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kBackwards, [&] {
-      AddRmsNormKernel(sum.data(), b.data(), weight.data(), 1e-5f, kRows, width, sum.data(),
-                       out.data(), rstd.data());
-    });
-    Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kForwards, [&] {
-      RmsNormKernel(expected_sum.data(), weight.data(), 1e-5f, kRows, width, alone.data(),
-                    alone_rstd.data());
-    });
+    const NormTask<float> both{sum.data(), b.data(),   weight.data(), 1e-5f,      kRows,
+                               width,      sum.data(), out.data(),    rstd.data()};
+    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kBackwards,
+                           [&] { RmsNormKernel<kFours, decltype(whole)::value>(both); });
+    const NormTask<float> norm{
+        expected_sum.data(), nullptr,          weight.data(), 1e-5f, kRows, width, nullptr,
+        alone.data(),        alone_rstd.data()};
+    Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kForwards,
+                           [&] { RmsNormKernel<kFours, decltype(whole)::value>(norm); });
     EXPECT_EQ(sum, expected_sum);
     EXPECT_EQ(out, alone);
     EXPECT_EQ(rstd, alone_rstd);
@@ -214,34 +217,56 @@ TEST_F(EmulatedLayer, TheSumWithItsNormGivesTheBitsOfBothAlone) {
     for (size_t i = 0; i < size; ++i) {
       ASSERT_NEAR(out[i], expected[i], 1e-5f * (1 + std::fabs(expected[i]))) << i;
     }
+  };
+  for (const int64_t width : {int64_t{1}, int64_t{301}, kNormHeld<kFours> + 70}) {
+    check(width, std::false_type());
+  }
+  for (const int64_t width : {int64_t{300}, kNormHeld<kFours>, kNormHeld<kFours> + 1028}) {
+    check(width, std::true_type());
   }
 }
 
-// More rows than one partial sum of dweight takes.
+// More rows than a block takes; rows within and beyond what registers hold, whole packs or not.
 TEST_F(EmulatedLayer, RmsNormBackwardIsTheCpus) {
-  constexpr int64_t kRows = 2 * kNormChunkRows + 9, kWidth = 300, kChunks = 3;
-  std::vector<float> x = Source(kRows * kWidth, 8), dout = Source(kRows * kWidth, 9);
-  std::vector<float> weight = Source(kWidth, 10), out(x.size()), rstd(kRows);
-  ASSERT_TRUE(
-      cpu_->RmsNormForward(View(x, kRows), View(weight), 1e-5f, View(out, kRows), View(rstd)).ok());
-  for (const bool accumulate : {false, true}) {
-    std::vector<float> dx = Source(kRows * kWidth, 11), dweight = Source(kWidth, 12);
+  constexpr int64_t kRows = 2 * kNormChunkRows + 9, kChunks = 3;
+  constexpr int kFours = 2;
+  const auto check = [&](int64_t width, bool accumulate, auto whole) {
+    SCOPED_TRACE(width);
+    std::vector<float> x = Source(kRows * width, 8), dout = Source(kRows * width, 9);
+    std::vector<float> weight = Source(width, 10), out(x.size()), rstd(kRows);
+    ASSERT_TRUE(
+        cpu_->RmsNormForward(View(x, kRows), View(weight), 1e-5f, View(out, kRows), View(rstd))
+            .ok());
+    std::vector<float> dx = Source(kRows * width, 11), dweight = Source(width, 12);
     std::vector<float> expected_dx = dx, expected_dweight = dweight;
     ASSERT_TRUE(cpu_->RmsNormBackward(View(dout, kRows), View(x, kRows), View(weight), View(rstd),
                                       View(expected_dx, kRows), accumulate, View(expected_dweight))
                     .ok());
-    std::vector<float> projections(kRows), partials(kChunks * kWidth);
-    Emulator::Get().Launch({4}, kThreads, 0, FiberOrder::kBackwards, [&] {
-      RmsNormProjectionKernel(dout.data(), x.data(), weight.data(), rstd.data(), kRows, kWidth,
-                              projections.data());
+    std::vector<float> partials(static_cast<size_t>(kChunks * width), 1e30f);
+    if (!accumulate) dx = dout;  // in place
+    const NormGradientTask task{accumulate ? dout.data() : dx.data(),
+                                x.data(),
+                                weight.data(),
+                                rstd.data(),
+                                kRows,
+                                width,
+                                accumulate,
+                                dx.data(),
+                                partials.data()};
+    Emulator::Get().Launch({kChunks}, kThreads, 0, FiberOrder::kBackwards,
+                           [&] { RmsNormBackwardKernel<kFours, decltype(whole)::value>(task); });
+    const auto folds = static_cast<unsigned>((width + kFoldColumns - 1) / kFoldColumns);
+    Emulator::Get().Launch({folds}, kThreads, 0, FiberOrder::kForwards, [&] {
+      FoldPartialsKernel(partials.data(), kChunks, width, dweight.data());
     });
-    Emulator::Get().Launch({kChunks}, kThreads, 0, FiberOrder::kForwards, [&] {
-      RmsNormApplyKernel(dout.data(), x.data(), weight.data(), rstd.data(), projections.data(),
-                         kRows, kWidth, accumulate, dx.data(), partials.data());
-    });
-    ForEachElement(kWidth, FoldPartialsOp{partials.data(), kChunks, kWidth, dweight.data()});
     ExpectNear(dx, expected_dx, 1e-5f);
     ExpectNear(dweight, expected_dweight, 1e-5f);
+  };
+  for (const bool accumulate : {false, true}) {
+    check(301, accumulate, std::false_type());
+    check(300, accumulate, std::true_type());
+    check(kNormHeld<kFours> + 70, accumulate, std::false_type());
+    check(kNormHeld<kFours> + 1028, accumulate, std::true_type());
   }
 }
 

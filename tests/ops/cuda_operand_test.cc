@@ -40,33 +40,34 @@ std::vector<uint16_t> Bf16Of(const std::vector<float>& x) {
 
 TEST(EmulatedOperand, NormsLeaveTheBf16OfTheirFp32) {
   constexpr int64_t kRows = 5;
-  for (const int64_t width : {1, 300, kNormHeld * kThreads + 70}) {
+  constexpr int kFours = 2;
+  const auto check = [&](int64_t width, bool residual, auto whole) {
+    SCOPED_TRACE(width);
     const int64_t size = kRows * width;
     const std::vector<float> a = Source(size, 1), b = Source(size, 2), weight = Source(width, 3);
     std::vector<float> sum(a.size()), out(a.size()), rstd(kRows), same_sum = sum, same_rstd = rstd;
     std::vector<uint16_t> bits(a.size());
-    const auto run = [&](FiberOrder order, auto kernel) {
-      Emulator::Get().Launch({2}, kThreads, 0, order, kernel);
+    const auto run = [&](FiberOrder order, auto* to, std::vector<float>& sums,
+                         std::vector<float>& inverse) {
+      using Out = std::remove_pointer_t<decltype(to)>;
+      const NormTask<Out> task{a.data(),      residual ? b.data() : nullptr,
+                               weight.data(), 1e-5f,
+                               kRows,         width,
+                               sums.data(),   to,
+                               inverse.data()};
+      Emulator::Get().Launch({2}, kThreads, 0, order,
+                             [&] { RmsNormKernel<kFours, decltype(whole)::value>(task); });
     };
-    run(FiberOrder::kForwards, [&] {
-      RmsNormKernel(a.data(), weight.data(), 1e-5f, kRows, width, out.data(), rstd.data());
-    });
-    run(FiberOrder::kBackwards, [&] {
-      RmsNormKernel(a.data(), weight.data(), 1e-5f, kRows, width, bits.data(), same_rstd.data());
-    });
-    EXPECT_EQ(bits, Bf16Of(out));
-    EXPECT_EQ(std::memcmp(rstd.data(), same_rstd.data(), rstd.size() * 4), 0);
-    run(FiberOrder::kForwards, [&] {
-      AddRmsNormKernel(a.data(), b.data(), weight.data(), 1e-5f, kRows, width, sum.data(),
-                       out.data(), rstd.data());
-    });
-    run(FiberOrder::kBackwards, [&] {
-      AddRmsNormKernel(a.data(), b.data(), weight.data(), 1e-5f, kRows, width, same_sum.data(),
-                       bits.data(), same_rstd.data());
-    });
+    run(FiberOrder::kForwards, out.data(), sum, rstd);
+    run(FiberOrder::kBackwards, bits.data(), same_sum, same_rstd);
     EXPECT_EQ(bits, Bf16Of(out));
     EXPECT_EQ(std::memcmp(sum.data(), same_sum.data(), sum.size() * 4), 0);
     EXPECT_EQ(std::memcmp(rstd.data(), same_rstd.data(), rstd.size() * 4), 0);
+  };
+  for (const bool residual : {false, true}) {
+    check(1, residual, std::false_type());
+    check(300, residual, std::true_type());
+    check(kNormHeld<kFours> + 70, residual, std::false_type());
   }
 }
 
