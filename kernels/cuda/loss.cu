@@ -10,7 +10,7 @@ namespace nibble::cuda {
 
 bool CudaBackend::HasCode() {
   cudaFuncAttributes attributes{};
-  if (cudaFuncGetAttributes(&attributes, CrossEntropyKernel) == cudaSuccess) return true;
+  if (cudaFuncGetAttributes(&attributes, CrossEntropyKernel<true>) == cudaSuccess) return true;
   cudaGetLastError();  // not sticky
   return false;
 }
@@ -22,7 +22,9 @@ Status CudaBackend::CrossEntropy(TensorView logits, ConstTensorView targets, flo
   RETURN_IF_ERROR(CheckSameSize("CrossEntropy", "losses", losses, logits.rows));
   RETURN_IF_ERROR(CheckIds(IdCheck::kTarget, targets, logits.cols));
   if (logits.rows == 0) return OkStatus();
-  CrossEntropyKernel<<<GridForRows(logits.rows), kThreads, 0, stream_>>>(
+  const auto kernel =
+      InFours(logits.cols, {logits.data}) ? CrossEntropyKernel<true> : CrossEntropyKernel<false>;
+  kernel<<<GridForRows(logits.rows), kThreads, 0, stream_>>>(
       logits.f32(), targets.i32(), logits.rows, logits.cols, gradient_scale, write_gradient,
       losses.f32());
   return LaunchStatus("CrossEntropy");

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/four.cuh"
 #include "kernels/formats/bits.h"
 
 namespace nibble::cuda {
@@ -13,13 +14,20 @@ namespace nibble::cuda {
 struct MaxSum {
   float max, sum;
 
-  __device__ void Add(float value) {
-    if (value > max) {
-      sum = sum * expf(max - value) + 1.0f;
-      max = value;
-    } else {
-      sum += expf(value - max);  // NaN comes here, and stays
+  // Four numbers, of which `live` count. NaN is no maximum, but stays in the sum.
+  __device__ void Add(const Pack<float, 4>& four, int64_t live) {
+    float largest = max;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (k < live) largest = fmaxf(largest, four.x[k]);
     }
+    float together = largest > max ? sum * expf(max - largest) : sum;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (k < live) together += expf(four.x[k] - largest);
+    }
+    max = largest;
+    sum = together;
   }
 };
 __device__ inline MaxSum Join(const MaxSum& a, const MaxSum& b) {
@@ -27,10 +35,33 @@ __device__ inline MaxSum Join(const MaxSum& a, const MaxSum& b) {
   return {max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
 }
 
-// One block per row. A row whose target is no token has no loss and no gradient.
+// body(pack, at) for the packs of this thread in a row, kAhead of them loaded before the first is
+// used.
+template <bool kWhole, typename Body>
+__device__ inline void ForPacks(const float* row, int64_t vocabulary, Body body) {
+  constexpr int kAhead = 4;
+  constexpr int64_t kStride = kThreads * 4;
+  int64_t at = threadIdx.x * 4;
+  for (; at + (kAhead - 1) * kStride < vocabulary; at += kAhead * kStride) {
+    Pack<float, 4> packs[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int64_t here = at + k * kStride;
+      packs[k] = LoadSome<kWhole>(row + here, vocabulary - here);
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) body(packs[k], at + k * kStride);
+  }
+  for (; at < vocabulary; at += kStride) body(LoadSome<kWhole>(row + at, vocabulary - at), at);
+}
+
+// One block per row, four logits a load: in whole packs, or those there are. A row whose target is
+// no token has no loss and no gradient.
+template <bool kWhole>
 __global__ void CrossEntropyKernel(float* logits, const int32_t* targets, int64_t rows,
                                    int64_t vocabulary, float gradient_scale, bool write_gradient,
                                    float* losses) {
+  const auto live = [&](int64_t at) { return kWhole ? 4 : vocabulary - at; };
   for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
     float* row = logits + t * vocabulary;
     const int32_t target = targets[t];
@@ -42,16 +73,21 @@ __global__ void CrossEntropyKernel(float* logits, const int32_t* targets, int64_
       continue;
     }
     MaxSum mine{-formats::kLargestFloat, 0.0f};
-    for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) mine.Add(row[i]);
+    ForPacks<kWhole>(row, vocabulary,
+                     [&](const Pack<float, 4>& four, int64_t at) { mine.Add(four, live(at)); });
     const MaxSum all = BlockCombine(mine, Join);
     if (threadIdx.x == 0) losses[t] = (all.max - row[target]) + logf(all.sum);
     if (!write_gradient) continue;
     __syncthreads();  // row[target] has been read
     const float factor = gradient_scale / all.sum;
-    for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) {
-      const float share = expf(row[i] - all.max) * factor;
-      row[i] = i == target ? share - gradient_scale : share;
-    }
+    ForPacks<kWhole>(row, vocabulary, [&](Pack<float, 4> four, int64_t at) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float share = expf(four.x[k] - all.max) * factor;
+        four.x[k] = at + k == target ? share - gradient_scale : share;
+      }
+      StoreSome<kWhole>(four, live(at), row + at);
+    });
   }
 }
 

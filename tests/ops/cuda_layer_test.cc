@@ -359,28 +359,38 @@ TEST_F(EmulatedLayer, EmbeddingGradientsAreTheCpusBits) {
   }
 }
 
-TEST(EmulatedCrossEntropy, EqualsTheCpu) {
-  constexpr int64_t kRows = 5, kVocabulary = 700;
+template <bool kWhole>
+void ExpectCrossEntropyOfTheCpu(int64_t vocabulary) {
+  SCOPED_TRACE(vocabulary);
+  constexpr int64_t kRows = 5;
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {1, 0});
-  std::vector<float> logits = Source(kRows * kVocabulary, 4);
-  logits[3 * kVocabulary + 5] = 80.0f;  // one certain row
+  std::vector<float> logits = Source(kRows * vocabulary, 4);
+  logits[static_cast<size_t>(3 * vocabulary + 5)] = 80.0f;  // one certain row
   std::vector<float> expected = logits, losses(kRows), expected_losses(kRows);
-  std::vector<int32_t> targets = {0, 699, Backend::kIgnoreTarget, 5, 300};
+  const auto last = static_cast<int32_t>(vocabulary - 1);
+  std::vector<int32_t> targets = {0, last, Backend::kIgnoreTarget, 5, 300};
   const ConstTensorView ids(targets.data(), 1, kRows, DType::kI32);
-  ASSERT_TRUE(cpu->CrossEntropy({expected.data(), kRows, kVocabulary}, ids, 0.25f, true,
+  ASSERT_TRUE(cpu->CrossEntropy({expected.data(), kRows, vocabulary}, ids, 0.25f, true,
                                 {expected_losses.data(), 1, kRows})
                   .ok());
   for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
     std::vector<float> got = logits;
     Emulator::Get().Launch({2}, kThreads, 0, order, [&] {
-      CrossEntropyKernel(got.data(), targets.data(), kRows, kVocabulary, 0.25f, true,
-                         losses.data());
+      CrossEntropyKernel<kWhole>(got.data(), targets.data(), kRows, vocabulary, 0.25f, true,
+                                 losses.data());
     });
     for (size_t i = 0; i < losses.size(); ++i) {
       EXPECT_NEAR(losses[i], expected_losses[i], 2e-6f * (1 + expected_losses[i])) << i;
     }
     for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 3e-7f) << i;
   }
+}
+
+TEST(EmulatedCrossEntropy, EqualsTheCpu) {
+  ExpectCrossEntropyOfTheCpu<true>(700);
+  ExpectCrossEntropyOfTheCpu<true>(9500);
+  ExpectCrossEntropyOfTheCpu<false>(5123);
+  ExpectCrossEntropyOfTheCpu<false>(703);
 }
 
 // Ids that are none leave nothing; the first of them is noted with its position.
