@@ -235,6 +235,14 @@ __global__ void KeyGradientKernel(Problem p, const float* dout, const float* q, 
 Status CheckParams(const AttentionParams& p, bool backward) {
   const bool sizes = p.batch > 0 && p.seq > 0 && p.kv_seq >= p.seq && p.head_dim > 0 &&
                      p.heads > 0 && p.kv_heads > 0 && p.heads % p.kv_heads == 0;
+  // A block has the head of one sequence as its second coordinate.
+  if (sizes && p.batch * p.heads > kLargestGrid) {
+    return InvalidArgumentError(
+        StrFormat("Attention: %lld sequences of %lld heads; at most %lld of both together, use a "
+                  "smaller micro-batch",
+                  static_cast<long long>(p.batch), static_cast<long long>(p.heads),
+                  static_cast<long long>(kLargestGrid)));
+  }
   if (sizes && (!backward || p.kv_seq == p.seq) && p.head_dim <= 128) return OkStatus();
   return InvalidArgumentError(StrFormat(
       "Attention: batch %lld, seq %lld, kv_seq %lld, heads %lld, kv_heads %lld, head_dim %lld; "

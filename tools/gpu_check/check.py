@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 
 import results
 import toolkit
@@ -112,11 +113,34 @@ class Check:
 
     def gtest_stage(self, folder, name, selection, limit):
         def work(entry):
-            code, text = self.run([os.path.join(BUILD, folder, name),
-                                   "--gtest_filter=" + selection], limit)
-            entry["tests"] = results.gtest_counts(text)
+            code, entry["tests"] = self.tests(os.path.join(BUILD, folder, name), selection, limit,
+                                              entry)
             self.judge(code, entry["tests"])
         return work
+
+    def tests(self, program, selection, limit, entry):
+        """Runs tests. A fault of the device or a crash ends those after it, too: they run again
+        without it, and it runs once more alone, where every launch answers for itself."""
+        end = time.monotonic() + limit
+        done, total = [], {"passed": 0, "failed": 0, "skipped": 0}
+        while True:
+            chosen = selection + ("-" + ":".join(done) if done else "")
+            code, text = self.run([program, "--gtest_filter=" + chosen],
+                                  max(1, end - time.monotonic()))
+            fault = results.gtest_fault(text, code not in (None, 0, 1))
+            if fault is None or fault[0] in done or time.monotonic() > end:
+                return code, results.gtest_joined(total, results.gtest_counts(text))
+            name, text = fault
+            total = results.gtest_joined(total, results.gtest_counts(text))
+            done += results.gtest_names(text)
+            if len(entry.setdefault("alone", {})) < 3:
+                _, text = self.alone([program, "--gtest_filter=" + name])
+                entry["alone"][name] = text.strip()[-800:]
+
+    def alone(self, command):
+        """A command that failed once more, slowly: a fault is named by the operation it is of."""
+        return self.stages.run(command, 30, cwd=ROOT,
+                               env={**self.environment, "CUDA_LAUNCH_BLOCKING": "1"})
 
     def collect_torch(self, entry):
         process = self.background.pop("torch", None)
@@ -163,6 +187,9 @@ class Check:
         for recipe in CHECK_RECIPES:
             code, text = self.run(self.trainer(recipe, recipe + "-cuda", "cuda"), 60)
             entry[recipe] = {"cuda": "passed" if code == 0 else text.strip()[-300:]}
+            if code not in (None, 0):
+                _, text = self.alone(self.trainer(recipe, recipe + "-again", "cuda"))
+                entry[recipe]["alone"] = text.strip()[-300:]
         for recipe in CHECK_RECIPES:
             process = self.background.pop(recipe, None)
             if process is None:
@@ -223,7 +250,12 @@ class Check:
         entry["over_copy_bandwidth"] = results.quantizer_shares(entry["rows"])
 
     def products(self, entry):
-        entry["rows"] = results.json_lines(self.must([self.program("nibble-matmul-bench")], 40))
+        code, text = self.run([self.program("nibble-matmul-bench")], 40)
+        entry["rows"] = results.json_lines(text)
+        if code is None:
+            entry["status"] = "stopped at its limit; rows so far are kept"
+        elif code != 0:
+            raise StageError(text.strip()[-400:])
         self.measured(entry["rows"])
 
     def layers(self, name, limit):
@@ -249,20 +281,35 @@ class Check:
             raise StageError("compute-sanitizer not found")
         command = ["compute-sanitizer", "--error-exitcode", "9"]
         config = train_data.bench_config(self.work, "tiny")
-        text = self.must(command + [self.program("nibble-device-bench"), "--backend", "cuda",
-                                    "--config", config["path"], "--recipes",
-                                    "fp4_ms_paper,fp4_fold8_e4m3,nvfp4_te", "--seconds", "0"], 60)
-        self.measured(results.json_lines(text))
-        entry["training_step"] = "clean"
-        if self.gtest:
-            code, text = self.run(command + [os.path.join(BUILD, "tests", "ops", "ops_test"),
-                                             "--gtest_filter=Device*:Cuda/Op.EqualsTheReference/*"],
-                                  120)
-            entry["tests"] = results.gtest_counts(text)
+        # In the tests every buffer is an allocation of its own; those of a run lie in one.
+        tests = [os.path.join(BUILD, "tests", "ops", "ops_test"),
+                 "--gtest_filter=Device*:Cuda/Op.EqualsTheReference/*"]
+        steps = [self.program("nibble-device-bench"), "--backend", "cuda", "--config",
+                 config["path"], "--recipes", "fp4_ms_paper,fp4_fold8_e4m3,nvfp4_te", "--seconds",
+                 "0"]
+        failed, stopped = [], []
+        for name, arguments, limit in (("tests", tests, 100), ("training steps", steps, 60)):
+            if name == "tests" and not self.gtest:
+                continue
+            code, text = self.run(command + arguments, limit)
+            entry[name] = "stopped" if code is None else "exit %d" % code
+            try:
+                if name == "tests":
+                    entry["counts"] = results.gtest_counts(text)
+                    if code is not None or entry["counts"]["failed"]:
+                        self.judge(code, entry["counts"])
+                else:
+                    self.measured(results.json_lines(text))
+                    if code not in (None, 0):
+                        raise StageError(text.strip()[-400:])
+            except StageError as error:
+                failed.append("%s: %s" % (name, error))
             if code is None:
-                entry["status"] = "stopped at its limit; no error until then"
-            else:
-                self.judge(code, entry["tests"])
+                stopped.append(name)
+        if failed:
+            raise StageError(" | ".join(failed))
+        if stopped:
+            entry["status"] = "stopped at its limit: %s; no error until then" % ", ".join(stopped)
 
     # --- all --------------------------------------------------------------------------------------
 

@@ -97,6 +97,25 @@ class Results(unittest.TestCase):
             self.assertEqual((counts["skipped"], counts["without_device"]), (1, [reason]))
         self.assertNotIn("without_device", results.gtest_counts(TESTS + SKIPPED % "no NCCL"))
 
+    def test_a_fault_takes_no_later_test_with_it(self):
+        passed = TESTS + FAILURE
+        self.assertIsNone(results.gtest_fault(TESTS, False))
+        # A test that fails without a fault leaves the others their say.
+        self.assertIsNone(results.gtest_fault(TESTS + FAILURE.splitlines(True)[0] +
+                                              FAILURE.splitlines(True)[1], False))
+        name, text = results.gtest_fault(passed, True)
+        self.assertEqual(name, "Device.ProductsOnCodesAreTheCpus")
+        self.assertNotIn("TensorCoreAttention", text)
+        name, _ = results.gtest_fault(TESTS + FAILURE.splitlines(True)[2], True)
+        self.assertEqual(name, "Device.TensorCoreAttentionIsTheCpus")
+        lost = TESTS + "".join(FAILURE.splitlines(True)[:2]) + SKIPPED % "backend cuda: no usable"
+        self.assertEqual(results.gtest_fault(lost, False)[0], "Device.ProductsOnCodesAreTheCpus")
+        self.assertIsNone(results.gtest_fault(TESTS + SKIPPED % "backend cuda: no usable", False))
+        joined = results.gtest_joined(results.gtest_counts(TESTS + FAILURE),
+                                      results.gtest_counts(TESTS))
+        self.assertEqual((joined["passed"], joined["failed"]), (4, 2))
+        self.assertNotIn("unfinished", joined)
+
     def test_probe_rows(self):
         fast, promoted = results.probe_rows(PROBE)
         self.assertEqual((fast["inputs"], fast["depth"]), ("mean-shifted", 4096))
@@ -218,7 +237,9 @@ elif name == "nibble-trainer":
                                    "stepSeconds": 0.01}) + "\n")
         file.write(json.dumps({"type": "end", "weightsSha256": "0f"}) + "\n")
 else:
-    play(name)
+    rest = "-" in next((a for a in arguments if a.startswith("--gtest_filter=")), "")[15:]
+    again = rest and os.path.exists(os.path.join(here, name + "-again.txt"))
+    play(name + "-again" if again else name)
 """
 
 
@@ -327,6 +348,17 @@ class Script(unittest.TestCase):
         self.assertIn("stopped", status["products"])
         self.assertIn("not run", status["layers_7b"])
         self.assertLess(result["seconds"], 20)
+
+    def test_tests_after_a_fault_run_again_without_it(self):
+        self.play("ops_test", TESTS + "%s (CUDA_LAUNCH_BLOCKING=1 names it)\n%s" % tuple(
+            FAILURE.splitlines()[:2]) + "\n" + SKIPPED % "backend cuda: no usable device")
+        self.play("ops_test-again", TESTS)
+        _, result, text = self.check("--only", "configure,build,build_tests,device_tests")
+        stage = result["stages"]["device_tests"]
+        self.assertEqual(stage["tests"], {"passed": 4, "failed": 1, "skipped": 0, "failures": [
+            "Device.ProductsOnCodesAreTheCpus"]}, text)
+        self.assertIn("Device.ProductsOnCodesAreTheCpus", stage["alone"])
+        self.assertIn("Device.ProductsOnCodesAreTheCpus", stage["status"])
 
     def test_a_broken_build_ends_it_with_the_compilers_words(self):
         code, result, _ = self.check(PLAY_FAILS="nibble_cuda")

@@ -9,6 +9,9 @@ PROBE = re.compile(r"^probe: (.+), depth (\d+), (fast|promoted): (\d+) of (\d+) 
                    r"largest relative error (\S+)$")
 
 
+FAULT = "CUDA_LAUNCH_BLOCKING=1 names it"  # of kernels/cuda/cuda_status.h
+
+
 def json_lines(text):
     """The objects among the lines, in order; other lines and a torn last one are left out."""
     rows = []
@@ -25,7 +28,7 @@ def gtest_counts(text):
     """Of a GoogleTest run, finished or not."""
     def names(mark):
         return re.findall(r"^\[ *%s *\] ([^\s,]+).*\(\d+ ms\)$" % mark, text, re.M)
-    started = re.findall(r"^\[ RUN      \] (\S+)", text, re.M)
+    started = gtest_names(text)
     passed, failed, skipped = names("OK"), names("FAILED"), names("SKIPPED")
     ended = set(passed + failed + skipped)
     counts = {"passed": len(passed), "failed": len(failed), "skipped": len(skipped)}
@@ -39,6 +42,35 @@ def gtest_counts(text):
     if unfinished:
         counts["unfinished"] = unfinished[-1]
     return counts
+
+
+def gtest_names(text):
+    return re.findall(r"^\[ RUN      \] (\S+)", text, re.M)
+
+
+def gtest_fault(text, crashed):
+    """(name, text until its end) of the first failed test of a run in which the device or the process
+    was lost, so that later tests say nothing; None of another run."""
+    parts = re.split(r"(?m)^(?=\[ RUN      \] )", text)
+    lost = crashed or FAULT in text or "without_device" in gtest_counts(text)
+    for i, part in enumerate(parts):
+        counts = gtest_counts(part)
+        if lost and ("unfinished" in counts or counts["failed"]):
+            name = re.match(r"\[ RUN      \] (\S+)", part).group(1)
+            return name, "".join(parts[:i + 1])
+    return None
+
+
+def gtest_joined(counts, more):
+    """Of two runs of different tests; one that the first did not finish has failed."""
+    out = {key: counts[key] + more[key] for key in ("passed", "failed", "skipped")}
+    failures = counts.get("failures", []) + more.get("failures", [])
+    if "unfinished" in counts:
+        out["failed"] += 1
+        failures.append(counts["unfinished"])
+    if failures:
+        out["failures"] = failures
+    return {**more, **out}
 
 
 def probe_rows(text):

@@ -58,8 +58,12 @@ def scaled_mm(tokens):
             def call():
                 return torch._scaled_mm(a, b.t(), scale_a, scale_b, out_dtype=torch.bfloat16,
                                         use_fast_accum=fast)
-            rows.append({"m": tokens, "n": n, "k": k, "fast_accum": fast,
-                         **rate(2 * tokens * n * k, call)})
+            row = {"m": tokens, "n": n, "k": k, "fast_accum": fast}
+            try:
+                row.update(rate(2 * tokens * n * k, call))
+            except RuntimeError as error:  # one of the two may be all there is
+                row["error"] = (str(error).splitlines() or ["RuntimeError"])[0]
+            rows.append(row)
     return rows
 
 
