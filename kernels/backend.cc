@@ -163,6 +163,22 @@ Status Backend::QuantizeFormed(const OperandSource& source, const Quant& quant,
   return Quantize(quant, context, source.rows, out, {});
 }
 
+Status RotateSource(Backend& backend, const Quant& quant, const QuantizeContext& context,
+                    ConstTensorView x, TensorView rotated) {
+  if (quant.source != Source::kRequant) {
+    RETURN_IF_ERROR(backend.RoundToBf16(x, rotated));
+    x = rotated;
+  }
+  return backend.Rotate(quant.rotation, context, false, x, rotated);
+}
+
+Status Backend::QuantizeRotated(const Quant& quant, const QuantizeContext& context,
+                                ConstTensorView x, TensorView rotated, QuantizedTensor* out,
+                                TensorView decoded) {
+  RETURN_IF_ERROR(RotateSource(*this, quant, context, x, rotated));
+  return Quantize(quant, context, rotated, out, decoded);
+}
+
 Status Backend::SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
                                       const std::array<QuantizeTarget, 2>& dgate,
                                       const std::array<QuantizeTarget, 2>& dup) {

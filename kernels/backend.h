@@ -273,6 +273,12 @@ class Backend {
   // FormRows and Quantize, whose composition is the default.
   virtual Status QuantizeFormed(const OperandSource& source, const Quant& quant,
                                 const QuantizeContext& context, QuantizedTensor* out);
+  // Quantize of x under quant.rotation: RotateSource into `rotated` (R, C), then Quantize of that,
+  // whose composition is the default. The bits of it; `rotated` is room for the rotated values,
+  // which need not reach it, and holds anything afterwards. `decoded` may be x.
+  virtual Status QuantizeRotated(const Quant& quant, const QuantizeContext& context,
+                                 ConstTensorView x, TensorView rotated, QuantizedTensor* out,
+                                 TensorView decoded);
   // SwiGluBackward and QuantizeBoth of dgate and of dup, where nothing but the codes is wanted:
   // gate and up hold anything afterwards. The bits of the composition, which is the default.
   virtual Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
@@ -362,6 +368,11 @@ class Backend {
   // max |x|; NaN when an element is. UNIMPLEMENTED by default.
   virtual Result<float> AbsMax(ConstTensorView x);
 };
+
+// What a slot's rotation makes of its source: x, rounded to BF16 unless quant.source is kRequant,
+// then Rotate. `rotated` may be x.
+Status RotateSource(Backend& backend, const Quant& quant, const QuantizeContext& context,
+                    ConstTensorView x, TensorView rotated);
 
 struct BackendOptions {
   int threads = 0;                 // 0: one per usable core; at most kMaxThreads

@@ -108,13 +108,20 @@ Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe,
     ASSIGN_OR_RETURN(decoded, buffer.memory.View(backend, source.rows, source.cols));
     buffer.content = 0;
   }
-  if (quant_.rotation.size > 0) {
-    ASSIGN_OR_RETURN(source, Rotated(workspace, source));
-  }
   context_.keep_codes = forms.codes;
-  const ConstTensorView whole = source;
   splits_ = quant_.split != Split::kNone && !extras.whole;
   if (!splits_) split_.Clear();
+  TensorView rotated;
+  if (quant_.rotation.size > 0) {
+    ASSIGN_OR_RETURN(rotated, workspace.rotated_.View(backend, source.rows, source.cols));
+  }
+  // A split and health look at the rotated values, not only at their codes.
+  const bool codes_alone = !splits_ && !forms.health;
+  if (rotated.data != nullptr && !codes_alone) {
+    RETURN_IF_ERROR(RotateSource(backend, quant_, context_, source, rotated));
+    source = rotated;
+  }
+  const ConstTensorView whole = source;
   if (splits_) {
     ASSIGN_OR_RETURN(const TensorView rest,
                      workspace.rest_.View(backend, source.rows, source.cols));
@@ -123,7 +130,11 @@ Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe,
   }
   Quant quant = quant_;
   quant.split = Split::kNone;
-  RETURN_IF_ERROR(backend.Quantize(quant, context_, source, &codes_, decoded));
+  if (rotated.data != nullptr && codes_alone) {
+    RETURN_IF_ERROR(backend.QuantizeRotated(quant, context_, source, rotated, &codes_, decoded));
+  } else {
+    RETURN_IF_ERROR(backend.Quantize(quant, context_, source, &codes_, decoded));
+  }
   codes_.nonfinite_amax += splits_ ? split_.nonfinite_amax() : 0;
   if (splits_ && decoded.data != nullptr) {
     RETURN_IF_ERROR(split_.AddTo(backend, decoded));
@@ -182,19 +193,6 @@ Status SlotOperand::MakeUpdating(LinearWorkspace& workspace, const LinearRecipe&
   split_.Clear();
   return workspace.backend().AdamWQuantize(update.params, quant_, context_, update.gradient,
                                            update.m, update.v, update.weight, &codes_);
-}
-
-Result<ConstTensorView> SlotOperand::Rotated(LinearWorkspace& workspace,
-                                             ConstTensorView source) const {
-  Backend& backend = workspace.backend();
-  ASSIGN_OR_RETURN(const TensorView rotated,
-                   workspace.rotated_.View(backend, source.rows, source.cols));
-  if (quant_.source != Source::kRequant) {
-    RETURN_IF_ERROR(backend.RoundToBf16(source, rotated));
-    source = rotated;
-  }
-  RETURN_IF_ERROR(backend.Rotate(quant_.rotation, context_, false, source, rotated));
-  return ConstTensorView(rotated);
 }
 
 Status SlotOperand::PullBack(Backend& backend, bool rotated, TensorView gradient) const {

@@ -140,8 +140,6 @@ class SlotOperand {
   Status Prepare(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
                  const LinearStep& step, const SlotOperand* fold, ConstTensorView source,
                  const OperandExtras& extras);
-  // The source under the slot's rotation, in the workspace.
-  Result<ConstTensorView> Rotated(LinearWorkspace& workspace, ConstTensorView source) const;
 
   Slot slot_ = Slot::kXf;
   Quant quant_;
@@ -193,7 +191,7 @@ class LinearWorkspace {
   DecodedBuffers decoded_;
   DecodedBuffers bf16_;  // the same of operands that are multiplied in BF16
   Buffer product_;       // a gradient before its estimator, mask or inverse rotation
-  Buffer rotated_;       // a source under its rotation, used at once
+  Buffer rotated_;       // room for a source under its rotation, used at once
   Buffer rest_;          // a source less the part split off, used at once
   std::array<GradientOperands, 2> gradients_;
   AmaxHistory peeked_;  // copy of a history that must not advance

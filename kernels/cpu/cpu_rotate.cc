@@ -2,12 +2,10 @@
 //
 // Hadamard rotations along either axis.
 #include <algorithm>
-#include <cmath>
 
-#include "base/strings.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/formats/hadamard.h"
-#include "kernels/formats/philox.h"
+#include "kernels/rotation.h"
 
 namespace nibble::cpu {
 namespace {
@@ -15,24 +13,6 @@ namespace {
 constexpr int64_t kElementsPerChunk = 8192;
 // Neighbouring columns handled together when groups run along the rows.
 constexpr int kLanes = 16;
-
-// Signs d of the coordinates of one group.
-void FillSigns(const Rotation& rotation, const QuantizeContext& context, float* signs) {
-  for (int i = 0; i < rotation.size; ++i) {
-    bool negative = false;
-    if (rotation.signs == Signs::kFresh && context.replay != nullptr) {
-      negative = context.replay->Negative(context.rotation_stream, i);
-    } else if (rotation.signs == Signs::kFixed) {
-      negative = formats::FixedSign(i) < 0;
-    } else if (rotation.signs == Signs::kFresh) {
-      negative = formats::RandomWord(context.seed, context.step, context.rotation_stream,
-                                     static_cast<uint64_t>(i)) >>
-                     31 !=
-                 0;
-    }
-    signs[i] = negative ? -1.0f : 1.0f;
-  }
-}
 
 // One group of `size` coordinates for `lanes` neighbours; coordinate i of lane l is at
 // values[i * kLanes + l].
@@ -55,21 +35,13 @@ Status CpuBackend::Rotate(const Rotation& rotation, const QuantizeContext& conte
                           ConstTensorView x, TensorView out) {
   RETURN_IF_ERROR(CheckView("Rotate", "x", x, x.rows, x.cols));
   RETURN_IF_ERROR(CheckView("Rotate", "out", out, x.rows, x.cols));
+  RETURN_IF_ERROR(CheckRotation(rotation, context, x.rows, x.cols));
   const int size = rotation.size;
-  if (size < 2 || size > formats::kMaxRotation || (size & (size - 1)) != 0) {
-    return InvalidArgumentError(StrFormat("Rotate: size %d; expected a power of two from 2 to %d",
-                                          size, formats::kMaxRotation));
-  }
   const bool by_rows = context.contraction == Axis::kRows;
   const int64_t depth = by_rows ? x.rows : x.cols;
-  if (depth % size != 0) {
-    return InvalidArgumentError(StrFormat(
-        "Rotate: the contraction has %lld elements; expected a multiple of the rotation's %d",
-        static_cast<long long>(depth), size));
-  }
   float signs[formats::kMaxRotation];
-  FillSigns(rotation, context, signs);
-  const float factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
+  for (int i = 0; i < size; ++i) signs[i] = IsNegative(rotation, context, i) ? -1.0f : 1.0f;
+  const float factor = formats::RotationFactor(size);
   // Groups of one line lie `group_step` apart, their coordinates `step`, neighbouring lines `lane`.
   const int64_t lines = by_rows ? x.cols : x.rows;
   const int64_t step = by_rows ? x.cols : 1;

@@ -1,44 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Hadamard rotations along either axis and gradient masks; kernels: rotate_kernels.cuh.
-#include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rotate_kernels.cuh"
-#include "kernels/formats/philox.h"
+#include "kernels/rotation.h"
 
 namespace nibble::cuda {
-namespace {
-
-bool IsNegative(const Rotation& rotation, const QuantizeContext& context, int i) {
-  if (rotation.signs == Signs::kFixed) return formats::FixedSign(i) < 0;
-  if (rotation.signs != Signs::kFresh) return false;
-  if (context.replay != nullptr) return context.replay->Negative(context.rotation_stream, i);
-  return formats::RandomWord(context.seed, context.step, context.rotation_stream,
-                             static_cast<uint64_t>(i)) >>
-             31 !=
-         0;
-}
-
-}  // namespace
 
 Status CudaBackend::Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,
                            ConstTensorView x, TensorView out) {
   RETURN_IF_ERROR(CheckView("Rotate", "x", x, x.rows, x.cols));
   RETURN_IF_ERROR(CheckView("Rotate", "out", out, x.rows, x.cols));
+  RETURN_IF_ERROR(CheckRotation(rotation, context, x.rows, x.cols));
   const int size = rotation.size;
-  if (size < 2 || size > formats::kMaxRotation || (size & (size - 1)) != 0) {
-    return InvalidArgumentError(StrFormat("Rotate: size %d; expected a power of two from 2 to %d",
-                                          size, formats::kMaxRotation));
-  }
   const bool by_rows = context.contraction == Axis::kRows;
-  const int64_t depth = by_rows ? x.rows : x.cols;
-  if (depth % size != 0) {
-    return InvalidArgumentError(StrFormat(
-        "Rotate: the contraction has %lld elements; expected a multiple of the rotation's %d",
-        static_cast<long long>(depth), size));
-  }
   RotationTask task = RotationTaskOf(size, inverse, by_rows, x.rows, x.cols);
   for (int i = 0; i < size; ++i) {
     if (IsNegative(rotation, context, i)) task.negative[i / 32] |= 1u << (i % 32);

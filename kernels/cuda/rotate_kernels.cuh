@@ -6,7 +6,6 @@
 // Thread-safety: kernels, ordered by their stream.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "kernels/formats/hadamard.h"
@@ -57,7 +56,7 @@ inline RotationTask RotationTaskOf(int size, bool inverse, bool by_rows, int64_t
   RotationTask task{};
   task.size = size;
   task.inverse = inverse;
-  task.factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
+  task.factor = formats::RotationFactor(size);
   task.groups = (by_rows ? rows : cols) / size;
   task.lines = by_rows ? cols : rows;
   task.step = by_rows ? cols : 1;

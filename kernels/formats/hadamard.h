@@ -6,6 +6,7 @@
 // additions in butterfly order, then one FP32 multiplication. Thread-safety: pure functions.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/formats/bits.h"
@@ -19,6 +20,11 @@ NIBBLE_HD inline float FixedSign(int index) {
   // + + + - + - - - - - - + - + - -, bit i set where sign i is negative.
   constexpr uint32_t kNegative = 0xD7E8u;
   return ((kNegative >> (index & 15)) & 1u) != 0 ? -1.0f : 1.0f;
+}
+
+// 1 / sqrt(n): what rotated values are multiplied by. Host.
+inline float RotationFactor(int n) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
 }
 
 // x H_n in place, not normalised, for `lanes` neighbours at once: coordinate i of lane l is at

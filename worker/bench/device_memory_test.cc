@@ -106,6 +106,13 @@ class ForgetfulBackend final : public SealedBackend {
     RETURN_IF_ERROR(Backend::QuantizeFormed(source, quant, context, out));
     return Fill(source.rows, std::numeric_limits<float>::quiet_NaN());
   }
+  Status QuantizeRotated(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                         TensorView rotated_values, QuantizedTensor* out,
+                         TensorView decoded) override {
+    ++rotated;
+    RETURN_IF_ERROR(Backend::QuantizeRotated(quant, context, x, rotated_values, out, decoded));
+    return Fill(rotated_values, std::numeric_limits<float>::quiet_NaN());
+  }
   Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
                                const std::array<QuantizeTarget, 2>& dgate,
                                const std::array<QuantizeTarget, 2>& dup) override {
@@ -114,7 +121,7 @@ class ForgetfulBackend final : public SealedBackend {
     RETURN_IF_ERROR(Fill(gate, std::numeric_limits<float>::quiet_NaN()));
     return Fill(up, std::numeric_limits<float>::quiet_NaN());
   }
-  inline static int formed = 0, gradients = 0;
+  inline static int formed = 0, rotated = 0, gradients = 0;
 };
 
 // Keeps BF16 as such and multiplies it so.
@@ -334,10 +341,13 @@ TEST_F(DeviceMemoryTest, WhatWasFormedToBeQuantizedIsNotReadAgain) {
   struct Case {
     const char* recipe;
     bool forms, gradients;  // as codes alone: this backend multiplies no FP8 codes
+    bool rotates;
   };
-  for (const Case& c : {Case{"fp4_foldi8", true, true}, Case{"fp4_fold8_e4m3", true, false},
-                        Case{"fp4_ms_paper", true, false}, Case{"te_fp8_current", false, false},
-                        Case{"nvfp4_te", false, false}, Case{"bf16", false, false}}) {
+  for (const Case& c :
+       {Case{"fp4_foldi8", true, true, false}, Case{"fp4_fold8_e4m3", true, false, false},
+        Case{"fp4_ms_paper", true, false, false}, Case{"te_fp8_current", false, false, false},
+        Case{"nvfp4_te", false, false, true}, Case{"graphcore_best", false, false, true},
+        Case{"bf16", false, false, false}}) {
     SCOPED_TRACE(c.recipe);
     const EndRecord host = RunOn(kBackendCpu, std::string("host-") + c.recipe, c.recipe, 4);
     ASSERT_EQ(host.reason, kEndCompleted) << host.message;
@@ -345,11 +355,12 @@ TEST_F(DeviceMemoryTest, WhatWasFormedToBeQuantizedIsNotReadAgain) {
       RunConfig config = Config(std::string(recompute) + "-" + c.recipe, c.recipe, 4);
       config.run.backend = kBackendCuda;
       config.memory.recompute = *ParseRecompute(recompute);
-      ForgetfulBackend::formed = ForgetfulBackend::gradients = 0;
+      ForgetfulBackend::formed = ForgetfulBackend::rotated = ForgetfulBackend::gradients = 0;
       const EndRecord end = Run(config, Sealed<ForgetfulBackend>());
       ASSERT_EQ(end.reason, kEndCompleted) << end.message;
       EXPECT_EQ(end.weights_sha256, host.weights_sha256);
       EXPECT_EQ(ForgetfulBackend::formed > 0, c.forms);
+      EXPECT_EQ(ForgetfulBackend::rotated > 0, c.rotates);
       EXPECT_EQ(ForgetfulBackend::gradients > 0, c.gradients);
     }
   }

@@ -91,6 +91,7 @@ class TimedBackend : public Backend {
                       QuantizedTensor* first_out, QuantizedTensor* second_out) override;
   Status QuantizeFormed(const OperandSource& source, const Quant& quant,
                         const QuantizeContext& context, QuantizedTensor* out) override;
+  // QuantizeRotated stays a composition, which is timed by its parts.
   Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
                                const std::array<QuantizeTarget, 2>& dgate,
                                const std::array<QuantizeTarget, 2>& dup) override;
