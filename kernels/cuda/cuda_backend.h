@@ -106,6 +106,8 @@ class CudaBackend final : public Backend {
                       QuantizedTensor* first_out, QuantizedTensor* second_out) override;
   Status QuantizeFormed(const OperandSource& source, const Quant& quant,
                         const QuantizeContext& context, QuantizedTensor* out) override;
+  Status QuantizeRotated(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                         TensorView rotated, QuantizedTensor* out, TensorView decoded) override;
   Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
                                const std::array<QuantizeTarget, 2>& dgate,
                                const std::array<QuantizeTarget, 2>& dup) override;
@@ -219,12 +221,15 @@ class CudaBackend final : public Backend {
   template <typename Measured, typename Encoded>
   Status QuantizeTiles(const Measured& measured, const Encoded& encoded, ConstTensorView x,
                        std::span<const QuantizeTarget> targets);
-  // Small groups; group_quantize.cu.
+  // Small groups; group_quantize.cu. `rotation`: size of that of x, 0 for none.
   Status QuantizeGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                        QuantizedTensor* out, TensorView decoded);
+                        int rotation, QuantizedTensor* out, TensorView decoded);
   Status PrepareGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                       QuantizedTensor* out, GroupTask* task);
-  Status MeasureGroups(const Quant& quant, const QuantizeContext& context, GroupTask* task);
+                       bool in_tiles, QuantizedTensor* out, GroupTask* task);
+  Status QuantizeInCells(const Quant& quant, const QuantizeContext& context, GroupTask task);
+  Status QuantizeInTiles(const Quant& quant, const QuantizeContext& context, int rotation,
+                         const GroupTask& group);
+  Status HoldAmax(const Quant& quant, const QuantizeContext& context, GroupTask* task);
   Status CorrectScales(const GroupTask& task);
   Status DequantizeGroups(const QuantizedTensor& x, TensorView decoded);
   Status PrepareQuantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,

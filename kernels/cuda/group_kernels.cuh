@@ -59,6 +59,11 @@ struct GroupTask {
     const bool held = held_amax > 0.0f;
     return OuterScaleOf(rule, held ? held_amax : formats::BitsFloat(outer_amax[outer]));
   }
+  __device__ uint32_t ScaleWord(int64_t group) const {
+    if (!rule.draws_scales()) return 0;
+    return formats::RandomWord(random.seed, random.step, random.stream,
+                               kScaleElement + static_cast<uint64_t>(group));
+  }
   __device__ RunDecoder Decoder(const formats::GroupScale& scale, float outer) const {
     return DecoderOf(rule.scale, group_scale != nullptr, scale, outer, outer_divisor);
   }
@@ -80,14 +85,15 @@ __device__ void ForCells(const GroupLayout& l, Body body) {
   }
 }
 
-__device__ inline double DeviationOf(const GroupTask& t, int64_t line, int64_t first,
-                                     int64_t last) {
+// Here and below `x` gives elements as GroupTask::Source does.
+template <typename Elements>
+__device__ double DeviationOf(const Elements& x, int64_t line, int64_t first, int64_t last) {
   double sum = 0;
-  for (int64_t at = first; at < last; ++at) sum += static_cast<double>(t.Source(line, at));
+  for (int64_t at = first; at < last; ++at) sum += static_cast<double>(x.Source(line, at));
   const double mean = sum / static_cast<double>(last - first);
   double squares = 0;
   for (int64_t at = first; at < last; ++at) {
-    const double centred = static_cast<double>(t.Source(line, at)) - mean;
+    const double centred = static_cast<double>(x.Source(line, at)) - mean;
     squares += centred * centred;
   }
   return sqrt(squares / static_cast<double>(last - first));
@@ -118,17 +124,19 @@ __global__ void GroupMeasureKernel(GroupTask t) {
   if (threadIdx.x == 0) atomicMax(t.outer_amax, largest);
 }
 
-// Error of a group under one of its alternatives, in the order of lines and positions.
-__device__ inline float AlternativeError(const GroupTask& t, int64_t line, int64_t g,
-                                         const formats::GroupScale& scale) {
+// Error of a group under one of its alternatives, in the order of lines and positions. `outer`: its
+// second level.
+template <typename Elements>
+__device__ float AlternativeError(const GroupTask& t, const Elements& elements, int64_t line,
+                                  int64_t g, const formats::GroupScale& scale, float outer) {
   const Round round = Stochastic(t.round) ? Round::kEven : t.round;
   const int64_t last_line =
       line + t.layout.tile < t.layout.lines ? line + t.layout.tile : t.layout.lines;
+  const RunDecoder decoder = t.Decoder(scale, outer);
   float error = 0;
   for (int64_t l = line; l < last_line; ++l) {
-    const RunDecoder decoder = t.Decoder(scale, t.OuterOf(t.layout.Outer(l, g)).scale);
     for (int64_t at = g * t.layout.extent; at < t.layout.End(g); ++at) {
-      const float x = t.Source(l, at);
+      const float x = elements.Source(l, at);
       const float grid = RoundGroupElem(t.elem, round, t.Scaled(x, scale.enc), 0);
       const float difference = formats::Magnitude(decoder.Decode(grid) - x);
       if (t.metric == ErrorMetric::kMse) error += difference * difference;
@@ -139,27 +147,22 @@ __device__ inline float AlternativeError(const GroupTask& t, int64_t line, int64
   return error;
 }
 
-__device__ inline formats::GroupScale ScaleOfGroup(const GroupTask& t, int64_t group) {
-  const int64_t line = group / t.layout.per_line * t.layout.tile;
-  const int64_t g = group % t.layout.per_line;
-  const formats::OuterScale outer = t.OuterOf(t.layout.Outer(line, g));
-  const bool deviation = StatisticOf(t.rule.scale) == Statistic::kDeviation;
-  const double statistic =
-      deviation ? t.statistics[group] : static_cast<double>(formats::BitsFloat(t.amax[group]));
-  if (!t.rule.alternatives) {
-    uint32_t word = 0;
-    if (t.rule.draws_scales()) {
-      word = formats::RandomWord(t.random.seed, t.random.step, t.random.stream,
-                                 kScaleElement + static_cast<uint64_t>(group));
-    }
-    return GroupScaleOf(t.rule, statistic, outer, t.rule.element_max, word, 1.0f);
-  }
+// The scale of group g of `line`, the first of its lines.
+template <typename Elements>
+__device__ formats::GroupScale ScaleOfGroup(const GroupTask& t, const Elements& elements,
+                                            int64_t line, int64_t g, double statistic,
+                                            const formats::OuterScale& outer) {
+  const bool chooses = t.rule.alternatives;
+  const uint32_t word = chooses ? 0 : t.ScaleWord(t.layout.Group(line, g));
   formats::GroupScale best{};
   float smallest = 0;
-  for (int candidate = 0; candidate < 2; ++candidate) {
+  // One place where the rules' arithmetic is: it takes many registers.
+#pragma unroll 1
+  for (int candidate = 0; candidate < (chooses ? 2 : 1); ++candidate) {
+    const float mapped = candidate == 0 ? t.alternatives[0] : t.alternatives[1];
     const formats::GroupScale scale =
-        GroupScaleOf(t.rule, statistic, outer, t.alternatives[candidate], 0, 1.0f);
-    const float error = AlternativeError(t, line, g, scale);
+        GroupScaleOf(t.rule, statistic, outer, chooses ? mapped : t.rule.element_max, word, 1.0f);
+    const float error = chooses ? AlternativeError(t, elements, line, g, scale, outer.scale) : 0.0f;
     if (candidate == 0 || error < smallest) {
       best = scale;
       smallest = error;
@@ -168,27 +171,37 @@ __device__ inline formats::GroupScale ScaleOfGroup(const GroupTask& t, int64_t g
   return best;
 }
 
-// One thread per group; those of the first groups write the outer scales, too.
+// With the outer scale where the group is the first of its scope.
+__device__ inline void StoreScale(const GroupTask& t, int64_t line, int64_t g,
+                                  const formats::GroupScale& scale, float outer) {
+  const int64_t group = t.layout.Group(line, g);
+  t.enc[group] = scale.enc;
+  if (t.group_scale == nullptr) return;
+  t.group_scale[group] = scale.scale;
+  t.scale_codes[group] = scale.code;
+  const bool first = t.layout.outers_per_line == 0 ? group == 0 : g * t.layout.extent % 128 == 0;
+  if (first) t.outer_scale[t.layout.Outer(line, g)] = outer;
+}
+
+// Of an absolute maximum or a deviation.
+__device__ inline bool IsFiniteStatistic(double statistic) {
+  return formats::IsFinite(static_cast<float>(statistic - statistic));
+}
+
+// One thread per group.
 __global__ void GroupScalesKernel(GroupTask t) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const bool deviation = StatisticOf(t.rule.scale) == Statistic::kDeviation;
   int32_t nonfinite = 0;
   for (int64_t group = first; group < t.groups; group += stride) {
-    const formats::GroupScale scale = ScaleOfGroup(t, group);
-    t.enc[group] = scale.enc;
-    if (t.group_scale != nullptr) {
-      t.group_scale[group] = scale.scale;
-      t.scale_codes[group] = scale.code;
-      const int64_t line = group / t.layout.per_line * t.layout.tile;
-      const int64_t position = group % t.layout.per_line * t.layout.extent;
-      const int64_t outer = t.layout.Outer(line, group % t.layout.per_line);
-      const bool writes = t.layout.outers_per_line == 0 ? group == 0 : position % 128 == 0;
-      if (writes) t.outer_scale[outer] = t.OuterOf(outer).scale;
-    }
-    const float statistic = StatisticOf(t.rule.scale) == Statistic::kDeviation
-                                ? static_cast<float>(t.statistics[group] - t.statistics[group])
-                                : formats::BitsFloat(t.amax[group]);
-    nonfinite += formats::IsFinite(statistic) ? 0 : 1;
+    const int64_t line = group / t.layout.per_line * t.layout.tile;
+    const int64_t g = group % t.layout.per_line;
+    const double statistic =
+        deviation ? t.statistics[group] : static_cast<double>(formats::BitsFloat(t.amax[group]));
+    const formats::OuterScale outer = t.OuterOf(t.layout.Outer(line, g));
+    StoreScale(t, line, g, ScaleOfGroup(t, t, line, g, statistic, outer), outer.scale);
+    nonfinite += IsFiniteStatistic(statistic) ? 0 : 1;
   }
   nonfinite = BlockSum(nonfinite);
   if (threadIdx.x == 0 && nonfinite != 0) atomicAdd(t.nonfinite, nonfinite);

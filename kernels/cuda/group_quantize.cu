@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Quantize and Dequantize for small scale groups; kernels: group_kernels.cuh.
+// Quantize, QuantizeRotated and Dequantize for small scale groups; kernels: group_tiles.cuh, and
+// group_kernels.cuh for blocks BxB and groups of other sizes.
 #include "base/strings.h"
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/group_kernels.cuh"
+#include "kernels/cuda/group_tiles.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/rotation.h"
 
 namespace nibble::cuda {
 namespace {
@@ -82,7 +85,8 @@ GroupTask TaskOf(const Quant& quant, const QuantizeContext& context, ConstTensor
 }  // namespace
 
 Status CudaBackend::PrepareGroups(const Quant& quant, const QuantizeContext& context,
-                                  ConstTensorView x, QuantizedTensor* out, GroupTask* task) {
+                                  ConstTensorView x, bool in_tiles, QuantizedTensor* out,
+                                  GroupTask* task) {
   Describe(quant, context, x, out);
   RETURN_IF_ERROR(StartCounting(out));
   *task = TaskOf(quant, context, x, *out);
@@ -106,15 +110,18 @@ Status CudaBackend::PrepareGroups(const Quant& quant, const QuantizeContext& con
     RETURN_IF_ERROR(out->mask.Reserve(*this, x.size()));
     task->mask = static_cast<uint8_t*>(out->mask.data());
   }
-  // Maxima of groups and of outer scopes, and the largest corrected scale: zeros to begin with.
-  const int64_t outers = HasOuterScale(quant.scale) ? out->outer_count() : 0;
-  const int64_t words = groups + outers + 1;
+  // Maxima of groups and of outer scopes, as far as they are not found within a tile, and the
+  // largest corrected scale: zeros to begin with.
+  const int64_t maxima = in_tiles ? 0 : groups;
+  const bool outer = HasOuterScale(quant.scale) && !(in_tiles && quant.outer == Outer::k128);
+  const int64_t outers = outer ? out->outer_count() : 0;
+  const int64_t words = maxima + outers + 1;
   RETURN_IF_ERROR(group_amax_.Reserve(*this, words * 4));
   task->amax = static_cast<uint32_t*>(group_amax_.data());
-  task->outer_amax = outers > 0 ? task->amax + groups : nullptr;
-  task->largest = task->amax + groups + outers;
+  task->outer_amax = outers > 0 ? task->amax + maxima : nullptr;
+  task->largest = task->amax + maxima + outers;
   const bool eden = quant.scale == ScaleRule::kEden;
-  if (StatisticOf(quant.scale) == Statistic::kDeviation || eden) {
+  if ((StatisticOf(quant.scale) == Statistic::kDeviation && !in_tiles) || eden) {
     RETURN_IF_ERROR(group_sums_.Reserve(*this, groups * 16));
     auto* const sums = static_cast<double*>(group_sums_.data());
     (eden ? task->sums : task->statistics) = sums;
@@ -126,10 +133,7 @@ Status CudaBackend::PrepareGroups(const Quant& quant, const QuantizeContext& con
 }
 
 // A held amax is host state: its first measurement waits, those it serves do not.
-Status CudaBackend::MeasureGroups(const Quant& quant, const QuantizeContext& context,
-                                  GroupTask* task) {
-  GroupMeasureKernel<<<CellGrid(task->layout), kThreads, 0, stream_>>>(*task);
-  RETURN_IF_ERROR(LaunchStatus("Quantize"));
+Status CudaBackend::HoldAmax(const Quant& quant, const QuantizeContext& context, GroupTask* task) {
   const bool held = quant.hold > 1 && context.history != nullptr && context.completed >= 0 &&
                     task->outer_amax != nullptr && quant.outer == Outer::kTensor;
   if (!held) return OkStatus();
@@ -150,13 +154,56 @@ Status CudaBackend::CorrectScales(const GroupTask& task) {
   return LaunchStatus("Quantize");
 }
 
+// Measured, scaled and encoded one after another.
+Status CudaBackend::QuantizeInCells(const Quant& quant, const QuantizeContext& context,
+                                    GroupTask task) {
+  GroupMeasureKernel<<<CellGrid(task.layout), kThreads, 0, stream_>>>(task);
+  RETURN_IF_ERROR(LaunchStatus("Quantize"));
+  RETURN_IF_ERROR(HoldAmax(quant, context, &task));
+  GroupScalesKernel<<<GridFor(task.groups), kThreads, 0, stream_>>>(task);
+  RETURN_IF_ERROR(LaunchStatus("Quantize"));
+  GroupEncodeKernel<<<CellGrid(task.layout), kThreads, 0, stream_>>>(task);
+  return LaunchStatus("Quantize");
+}
+
+// Together, after one look at the tensor where a scale needs it and no earlier one serves.
+Status CudaBackend::QuantizeInTiles(const Quant& quant, const QuantizeContext& context,
+                                    int rotation, const GroupTask& group) {
+  TileTask task = TileTaskOf(group, quant, context, rotation,
+                             [&](int i) { return IsNegative(quant.rotation, context, i); });
+  const int64_t tiles = TileCount(group.layout);
+  if (LooksAtTensor(quant)) {
+    if (!HoldsAmax(quant, context))
+      MeasureTilesKernel<<<GridForRows(tiles), kThreads, 0, stream_>>>(task);
+    RETURN_IF_ERROR(LaunchStatus("Quantize"));
+    RETURN_IF_ERROR(HoldAmax(quant, context, &task.group));
+  }
+  QuantizeTilesKernel<<<static_cast<unsigned>(tiles), kThreads, 0, stream_>>>(task);
+  return LaunchStatus("Quantize");
+}
+
+Status CudaBackend::QuantizeRotated(const Quant& quant, const QuantizeContext& context,
+                                    ConstTensorView x, TensorView rotated, QuantizedTensor* out,
+                                    TensorView decoded) {
+  RETURN_IF_ERROR(CheckRotation(quant.rotation, context, x.rows, x.cols));
+  if (!FitsTiles(quant, quant.rotation.size)) {
+    return Backend::QuantizeRotated(quant, context, x, rotated, out, decoded);
+  }
+  return QuantizeGroups(quant, context, x, quant.rotation.size, out, decoded);
+}
+
 Status CudaBackend::QuantizeGroups(const Quant& quant, const QuantizeContext& context,
-                                   ConstTensorView x, QuantizedTensor* out, TensorView decoded) {
+                                   ConstTensorView x, int rotation, QuantizedTensor* out,
+                                   TensorView decoded) {
   const DType type = x.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
   RETURN_IF_ERROR(CheckView("Quantize", "x", x, x.rows, x.cols, type));
   RETURN_IF_ERROR(CheckAxes(quant, context, x.cols));
+  if (decoded.data != nullptr) {
+    RETURN_IF_ERROR(CheckView("Quantize", "decoded", decoded, x.rows, x.cols));
+  }
+  const bool in_tiles = FitsTiles(quant, rotation);
   GroupTask task{};
-  RETURN_IF_ERROR(PrepareGroups(quant, context, x, out, &task));
+  RETURN_IF_ERROR(PrepareGroups(quant, context, x, in_tiles, out, &task));
   if (x.size() == 0) return OkStatus();
   const bool eden = quant.scale == ScaleRule::kEden;
   // Corrected scales decode what rests in memory.
@@ -165,11 +212,8 @@ Status CudaBackend::QuantizeGroups(const Quant& quant, const QuantizeContext& co
     task.codes = static_cast<uint8_t*>(out->codes.data());
   }
   task.decoded = decoded.data == nullptr || eden ? nullptr : decoded.f32();
-  RETURN_IF_ERROR(MeasureGroups(quant, context, &task));
-  GroupScalesKernel<<<GridFor(task.groups), kThreads, 0, stream_>>>(task);
-  RETURN_IF_ERROR(LaunchStatus("Quantize"));
-  GroupEncodeKernel<<<CellGrid(task.layout), kThreads, 0, stream_>>>(task);
-  RETURN_IF_ERROR(LaunchStatus("Quantize"));
+  RETURN_IF_ERROR(in_tiles ? QuantizeInTiles(quant, context, rotation, task)
+                           : QuantizeInCells(quant, context, task));
   if (!eden) return OkStatus();
   RETURN_IF_ERROR(CorrectScales(task));
   if (decoded.data == nullptr) return OkStatus();

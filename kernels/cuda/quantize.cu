@@ -276,10 +276,10 @@ Status CudaBackend::Quantize(const Quant& quant, const QuantizeContext& context,
 Status CudaBackend::QuantizeView(const Quant& quant, const QuantizeContext& context,
                                  ConstTensorView x, QuantizedTensor* out, TensorView decoded,
                                  bool counted) {
+  if (IsGrouped(quant.block)) return QuantizeGroups(quant, context, x, 0, out, decoded);
   if (decoded.data != nullptr) {
     RETURN_IF_ERROR(CheckView("Quantize", "decoded", decoded, x.rows, x.cols));
   }
-  if (IsGrouped(quant.block)) return QuantizeGroups(quant, context, x, out, decoded);
   RETURN_IF_ERROR(PrepareQuantize(quant, context, x, out));
   if (x.size() == 0) return OkStatus();
   if (InOnePass(quant, x, *out)) return QuantizeRows(quant, context, x, out, decoded, counted);

@@ -50,7 +50,12 @@ HostCopy QuantizeOn(Backend& backend, const Quant& quant, const std::vector<floa
   const TensorView decoded = *decoded_buffer.View(backend, rows, cols);
   EXPECT_TRUE(backend.CopyIn(x.data, source.data(), x.size_bytes()).ok());
   QuantizedTensor q;
-  const Status status = backend.Quantize(quant, context, x, &q, decoded);
+  Buffer rotated_buffer;
+  const Status status =
+      quant.rotation.size == 0
+          ? backend.Quantize(quant, context, x, &q, decoded)
+          : backend.QuantizeRotated(quant, context, x, *rotated_buffer.View(backend, rows, cols),
+                                    &q, decoded);
   EXPECT_TRUE(status.ok()) << status.ToString();
   EXPECT_TRUE(backend.ReadCounters(&q).ok());
   HostCopy host;
@@ -198,6 +203,44 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
       EXPECT_EQ(a.nonfinite, b.nonfinite);
       EXPECT_EQ(a.residual_enc, b.residual_enc);
       EXPECT_EQ(std::memcmp(a.decoded.data(), b.decoded.data(), a.decoded.size() * 4), 0);
+    }
+  }
+}
+
+// In tiles and, where a tile does not hold the rotation or the blocks, one after the other.
+TEST(Device, RotatesWhileItQuantizesToTheBitsOfTheCpu) {
+  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
+  const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
+  Quant eden = Groups(Block::kGroup, 16, ScaleRule::kEden, 256, Round::kEven);
+  eden.scale_factor = 0.988125f;
+  eden.correction_group = 16;
+  eden.scale_round = ScaleRound::kStochastic;
+  const Quant quants[] = {Groups(Block::kGroup, 16, ScaleRule::kNv, 448, Round::kTe8),
+                          Groups(Block::kTile, 16, ScaleRule::kNv, 448, Round::kEven),
+                          Groups(Block::kGroup, 32, ScaleRule::kA34, 6, Round::kSr24),
+                          Groups(Block::kGroup, 32, ScaleRule::kQuartet, 6, Round::kEven), eden};
+  for (Quant quant : quants) {
+    for (const int size : {16, 32, 128, 256}) {
+      for (const Axis axis : {Axis::kCols, Axis::kRows}) {
+        SCOPED_TRACE(testing::Message() << ScaleName(quant) << ' ' << size);
+        quant.rotation = {size, size == 16 ? Signs::kFixed : Signs::kFresh};
+        QuantizeContext context;
+        context.seed = 3;
+        context.rotation_stream = 5;
+        context.contraction = axis;
+        context.round_source = quant.rotation.signs == Signs::kFixed;
+        const int64_t rows = axis == Axis::kRows ? 512 : 37, cols = axis == Axis::kRows ? 90 : 768;
+        const std::vector<float> source = Draws(rows * cols, 3.0f, 6);
+        const HostCopy a = QuantizeOn(*cpu, quant, source, rows, cols, context);
+        const HostCopy b = QuantizeOn(**cuda, quant, source, rows, cols, context);
+        EXPECT_EQ(a.codes, b.codes);
+        EXPECT_EQ(a.enc, b.enc);
+        EXPECT_EQ(a.scale_codes, b.scale_codes);
+        EXPECT_EQ(a.outer_scale, b.outer_scale);
+        EXPECT_EQ(a.nonfinite, b.nonfinite);
+        EXPECT_EQ(std::memcmp(a.decoded.data(), b.decoded.data(), a.decoded.size() * 4), 0);
+      }
     }
   }
 }
