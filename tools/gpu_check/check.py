@@ -31,6 +31,7 @@ class Check:
     def __init__(self, stages, gtest):
         self.stages = stages
         self.gtest = gtest  # "": no tests
+        self.only = set()  # names of stages; empty: all
         self.work = os.path.join(BUILD, "training")
         self.background = {}  # name -> process
         self.result = stages.result
@@ -78,8 +79,9 @@ class Check:
                    "-DCMAKE_CUDA_ARCHITECTURES=%s-real" % self.architecture]
                   + toolkit.cmake_hints(self.environment), 120)
         # PyTorch's speed while the compiler works: nothing of ours is timed yet.
-        self.background["torch"] = self.stages.start(
-            [sys.executable, "tools/gpu_check/torch_peers.py"], cwd=ROOT, env=self.environment)
+        if not self.only or "pytorch" in self.only:
+            self.background["torch"] = self.stages.start(
+                [sys.executable, "tools/gpu_check/torch_peers.py"], cwd=ROOT, env=self.environment)
 
     def build(self, targets, limit):
         def work(entry):
@@ -228,9 +230,11 @@ class Check:
     # --- speed ------------------------------------------------------------------------------------
 
     def bench(self, arguments, limit, entry):
-        code, text = self.run([self.program("nibble-device-bench"), "--backend", "cuda"] + arguments,
-                              limit)
+        command = [self.program("nibble-device-bench"), "--backend", "cuda"] + arguments
+        code, text = self.run(command, limit)
         entry["rows"] = [row for row in results.json_lines(text) if "name" in row]
+        if results.FAULT in text:
+            entry["alone"] = self.alone(command)[1].strip()[-800:]
         if code is None:
             entry["status"] = "stopped at its limit; rows so far are kept"
         elif code != 0 or not entry["rows"]:
@@ -279,25 +283,30 @@ class Check:
     def sanitizer(self, entry):
         if shutil.which("compute-sanitizer", path=self.environment["PATH"]) is None:
             raise StageError("compute-sanitizer not found")
-        command = ["compute-sanitizer", "--error-exitcode", "9"]
         config = train_data.bench_config(self.work, "tiny")
         # In the tests every buffer is an allocation of its own; those of a run lie in one.
-        tests = [os.path.join(BUILD, "tests", "ops", "ops_test"),
-                 "--gtest_filter=Device*:Cuda/Op.EqualsTheReference/*"]
+        program = os.path.join(BUILD, "tests", "ops", "ops_test")
+        tests = [program, "--gtest_filter=Device*:Cuda/Op.EqualsTheReference/*"]
+        # Of blocks with tiles in shared memory and copies under way.
+        races = [program, "--gtest_filter=Device.TensorCore*:Device.Quantizes*:Device.Updates*"]
         steps = [self.program("nibble-device-bench"), "--backend", "cuda", "--config",
                  config["path"], "--recipes", "fp4_ms_paper,fp4_fold8_e4m3,nvfp4_te", "--seconds",
                  "0"]
         failed, stopped = [], []
-        for name, arguments, limit in (("tests", tests, 100), ("training steps", steps, 60)):
-            if name == "tests" and not self.gtest:
+        for name, tool, arguments, limit in (("tests", "memcheck", tests, 100),
+                                             ("training steps", "memcheck", steps, 60),
+                                             ("races", "racecheck", races, 90)):
+            if arguments[0] == program and not self.gtest:
                 continue
-            code, text = self.run(command + arguments, limit)
-            entry[name] = "stopped" if code is None else "exit %d" % code
+            code, text = self.run(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"] +
+                                  arguments, limit)
+            entry[name] = {"ended": "stopped" if code is None else "exit %d" % code}
             try:
-                if name == "tests":
-                    entry["counts"] = results.gtest_counts(text)
-                    if code is not None or entry["counts"]["failed"]:
-                        self.judge(code, entry["counts"])
+                if arguments[0] == program:
+                    counts = results.gtest_counts(text)
+                    entry[name].update(counts)
+                    if code is not None or counts["failed"]:
+                        self.judge(code, counts)
                 else:
                     self.measured(results.json_lines(text))
                     if code not in (None, 0):
@@ -342,6 +351,7 @@ class Check:
             ("sanitizer", 15, self.sanitizer)]
 
     def execute(self, only):
+        self.only = only
         if not self.stages.stage("device", 0, self.find_device):
             reason = self.result["stages"]["device"]["status"]
             return self.end("no usable device: " + reason.replace("failed: ", "", 1),

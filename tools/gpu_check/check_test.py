@@ -218,7 +218,8 @@ elif name == "cmake":
         if not os.path.lexists(path):
             os.symlink(os.path.realpath(__file__), path)
 elif name == "compute-sanitizer":
-    os.execv(arguments[2], arguments[2:])
+    program = arguments[arguments.index("--error-exitcode") + 2:]
+    os.execv(program[0], program)
 elif name == "nibble-device-bench":
     config = arguments[arguments.index("--config") + 1] if "--config" in arguments else "operations"
     play(os.path.basename(config).replace(".json", ""))
