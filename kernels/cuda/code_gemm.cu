@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/strings.h"
+#include "kernels/cuda/carry_bytes.cuh"
 #include "kernels/cuda/carry_kernels.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
@@ -100,7 +101,14 @@ Status CudaBackend::Carry(const QuantizedTensor& x, CodeCarrier carrier, bool tr
                                                     static_cast<uint8_t*>(buffer.data()));
     return LaunchStatus("QuantizedGemm");
   }
-  return WithStored(ElemOf(carrier, x.elem), [&](auto as) -> Status {
+  const MatmulElem elem = ElemOf(carrier, x.elem);
+  if (IsNarrow(elem) && CarriesInPieces(x.elem, elem != MatmulElem::kE5M2, x.rows, x.cols)) {
+    RETURN_IF_ERROR(CarryPieces(x, transposed, buffer));
+    return IsWide(x.comp)
+               ? PlaceOutliers<AsE4M3>(x, transposed, static_cast<uint8_t*>(buffer.data()))
+               : OkStatus();
+  }
+  return WithStored(elem, [&](auto as) -> Status {
     using Carrier = decltype(as);
     using Stored = typename Carrier::Stored;
     RETURN_IF_ERROR(buffer.Reserve(*this, x.rows * x.cols * static_cast<int64_t>(sizeof(Stored))));
@@ -119,6 +127,24 @@ Status CudaBackend::Carry(const QuantizedTensor& x, CodeCarrier carrier, bool tr
     RETURN_IF_ERROR(LaunchStatus("QuantizedGemm"));
     return IsWide(x.comp) ? PlaceOutliers<Carrier>(x, transposed, out) : OkStatus();
   });
+}
+
+Status CudaBackend::CarryPieces(const QuantizedTensor& x, bool transposed, Buffer& buffer) {
+  RETURN_IF_ERROR(buffer.Reserve(*this, x.rows * x.cols));
+  const auto* codes = static_cast<const uint8_t*>(x.codes.data());
+  auto* out = static_cast<uint8_t*>(buffer.data());
+  if (!transposed) {  // bytes stay where they are, unless outliers are to be placed among them
+    if (x.elem != Elem::kE2M1) return Copy(out, codes, x.rows * x.cols);
+    const int64_t n = x.rows * x.cols;
+    SpreadPairsKernel<<<GridFor(n / (kBytePiece * kBytesAhead)), kThreads, 0, stream_>>>(codes, n,
+                                                                                         out);
+    return LaunchStatus("QuantizedGemm");
+  }
+  const auto kernel = x.elem == Elem::kE2M1 ? TurnBytesKernel<true> : TurnBytesKernel<false>;
+  const dim3 grid(static_cast<unsigned>((x.cols + kByteColumns - 1) / kByteColumns),
+                  GridForRows((x.rows + kByteRows - 1) / kByteRows));
+  kernel<<<grid, kThreads, 0, stream_>>>(codes, x.rows, x.cols, out);
+  return LaunchStatus("QuantizedGemm");
 }
 
 Result<const void*> CudaBackend::CarryTo(CarriedPlace place, const QuantizedTensor& x,

@@ -174,7 +174,9 @@ class CudaBackend final : public Backend {
   Result<const void*> InBf16(ConstTensorView x, Buffer& buffer);
   // Products on codes; code_gemm.cu.
   Status Carry(const QuantizedTensor& x, CodeCarrier carrier, bool transposed, Buffer& buffer);
-  // The same into its place, unless it lies there; its memory.
+  // Of codes that bytes hold as they are, sixteen at a time.
+  Status CarryPieces(const QuantizedTensor& x, bool transposed, Buffer& buffer);
+  // Carry into its place, unless it lies there; its memory.
   Result<const void*> CarryTo(CarriedPlace place, const QuantizedTensor& x, CodeCarrier carrier,
                               bool transposed);
   template <typename Carrier>

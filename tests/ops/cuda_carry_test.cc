@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/carry_bytes.cuh"
 #include "kernels/cuda/carry_kernels.cuh"
 #include "kernels/cuda/code_carrier.h"
 #include "kernels/formats/philox.h"
@@ -113,6 +114,39 @@ TEST_F(CarryTest, TransposesEveryElement) {
       }
     }
   }
+}
+
+// Sixteen at a time: the bytes of one at a time, more and fewer rows than a tile and a grid has.
+TEST_F(CarryTest, PiecesAreTheBytesOfSingleCodes) {
+  const auto expect = [&](Elem elem, float max, auto as, int64_t rows, int64_t cols) {
+    SCOPED_TRACE(testing::Message() << ElemName(elem) << ' ' << rows << 'x' << cols);
+    using Carrier = decltype(as);
+    constexpr bool kIsE4M3 = std::is_same_v<Carrier, AsE4M3>;
+    const bool pairs = elem == Elem::kE2M1;
+    const QuantizedTensor q = Quantized(RowsOf(elem, max, OccComp::kNone), rows, cols, 5);
+    ASSERT_TRUE(CarriesInPieces(elem, kIsE4M3, rows, cols));
+    const auto* codes = static_cast<const uint8_t*>(q.codes.data());
+    std::vector<uint8_t> turned(static_cast<size_t>(rows * cols), 0xAA), straight = turned;
+    const auto tiles = static_cast<unsigned>((cols + kByteColumns - 1) / kByteColumns);
+    Emulator::Get().Launch({tiles, 2}, kThreads, 0, FiberOrder::kBackwards, [&] {
+      pairs ? TurnBytesKernel<true>(codes, rows, cols, turned.data())
+            : TurnBytesKernel<false>(codes, rows, cols, turned.data());
+    });
+    EXPECT_EQ(turned, Carried<Carrier>(q, true));
+    if (!pairs) return;
+    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kForwards,
+                           [&] { SpreadPairsKernel(codes, rows * cols, straight.data()); });
+    EXPECT_EQ(straight, Carried<Carrier>(q, false));
+  };
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{16, 16}, {144, 80}, {400, 208}, {32, 4096}}) {
+    expect(Elem::kE2M1, 6, AsE4M3(), rows, cols);
+    expect(Elem::kE4M3, 448, AsE4M3(), rows, cols);
+    expect(Elem::kE5M2, 57344, AsE5M2(), rows, cols);
+  }
+  EXPECT_FALSE(CarriesInPieces(Elem::kE2M1, false, 16, 16));
+  EXPECT_FALSE(CarriesInPieces(Elem::kInt8, true, 16, 16));
+  EXPECT_FALSE(CarriesInPieces(Elem::kE2M1, true, 16, 24));
 }
 
 TEST_F(CarryTest, CarriedFloat8ProductsAreTheCpusBits) {

@@ -248,6 +248,16 @@ inline unsigned __reduce_add_sync(unsigned, unsigned value) {
   for (const unsigned other : Emulator::Get().Exchange(value)) sum += other;
   return sum;
 }
+// Four of the eight bytes of y:x, chosen by the low three bits of each nibble of `selector`.
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t chosen = selector >> 4 * i & 7u;
+    out |= static_cast<uint32_t>(bytes >> 8 * chosen & 0xFFu) << 8 * i;
+  }
+  return out;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 template <typename T>
