@@ -269,28 +269,44 @@ Result<double> MeasureGemm(Backend& backend) {
   return 2.0 * kGemm * kGemm * kGemm / best * 1e-9;
 }
 
-// Runs one check: proved, refused by the backend, or failed.
-Status Prove(const std::string& feature, const Status& outcome, SelfTestReport* report) {
-  if (outcome.ok()) {
-    report->features.push_back(feature);
-  } else if (outcome.code() == StatusCode::kUnimplemented) {
-    report->refused.emplace_back(feature, outcome.message());
-  } else {
-    return outcome;
+// What checks have found: features proved or refused by the backend, and failures.
+class Findings {
+ public:
+  static constexpr size_t kMostFailures = 8;  // a device that is lost fails everything
+
+  // Not OK once there are too many failures.
+  Status Add(const std::string& feature, const Status& outcome) {
+    if (outcome.ok()) {
+      report.features.push_back(feature);
+    } else if (outcome.code() == StatusCode::kUnimplemented) {
+      report.refused.emplace_back(feature, outcome.message());
+    } else if (failures_.empty() || failures_.back() != outcome.message()) {
+      code_ = failures_.empty() ? outcome.code() : code_;
+      failures_.push_back(outcome.message());
+    }
+    return failures_.size() < kMostFailures ? OkStatus() : Failures();
   }
-  return OkStatus();
-}
+  Status Failures() const {
+    return failures_.empty() ? OkStatus() : Status(code_, StrJoin(failures_, "; "));
+  }
+  SelfTestReport report;
+
+ private:
+  StatusCode code_ = StatusCode::kInternal;  // of the first failure
+  std::vector<std::string> failures_;
+};
 
 }  // namespace
 
 Result<SelfTestReport> ProveBackend(Backend& backend, Backend& reference) {
   const Clock::time_point start = Clock::now();
-  SelfTestReport report;
+  Findings findings;
+  SelfTestReport& report = findings.report;
   report.backend = std::string(backend.name());
   report.description = backend.description();
   report.memory_bytes = backend.memory_bytes();
   const auto prove = [&](const std::string& feature, const Status& outcome) {
-    return Prove(feature, outcome, &report);
+    return findings.Add(feature, outcome);
   };
   RETURN_IF_ERROR(prove("e2m1", CheckElement(backend, Elem::kE2M1, "e2m1")));
   RETURN_IF_ERROR(prove("e4m3", CheckElement(backend, Elem::kE4M3, "e4m3")));
@@ -303,7 +319,9 @@ Result<SelfTestReport> ProveBackend(Backend& backend, Backend& reference) {
   const Status fp4 = CheckLayer(backend, "fp4_ms_paper", "linear.fp4");
   RETURN_IF_ERROR(prove("linear.fp4", fp4));
   RETURN_IF_ERROR(prove("dge", fp4));
-  RETURN_IF_ERROR(ProveStepOperations(backend, reference));
+  // Without these nothing trains: they are no feature, and what the backend refuses is missing.
+  const Status operations = ProveStepOperations(backend, reference);
+  if (!operations.ok()) RETURN_IF_ERROR(prove("operations", operations));
   RETURN_IF_ERROR(prove(kStateProof, ProveRoundedState(backend, reference)));
   RETURN_IF_ERROR(prove(kWireProof, ProveWire(backend, reference)));
   RETURN_IF_ERROR(prove(kWeightRuleProof, ProveWeightRule(backend, reference)));
@@ -311,6 +329,7 @@ Result<SelfTestReport> ProveBackend(Backend& backend, Backend& reference) {
     ASSIGN_OR_RETURN(const Recipe recipe, FindRecipe(name));
     RETURN_IF_ERROR(prove(kRecipeProof + name, ProveRecipe(backend, reference, recipe)));
   }
+  RETURN_IF_ERROR(findings.Failures());
   ASSIGN_OR_RETURN(report.gemm_gflops, MeasureGemm(backend));
   report.seconds = SecondsSince(start);
   return report;

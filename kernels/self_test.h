@@ -32,10 +32,10 @@ struct SelfTestReport {
   double seconds = 0;
 };
 
-// Proves `backend` against `reference`, the CPU backend (which may be the same). INTERNAL names the
-// feature that failed, the input, what came out and what was expected; no partial report is given,
-// because a device that miscomputes anything is not to be trusted. FAILED_PRECONDITION when it has
-// no path for an operation of every step (kernels/self_test_ops.h).
+// Proves `backend` against `reference`, the CPU backend (which may be the same). INTERNAL names
+// each feature that failed, eight at most, the input, what came out and what was expected; no
+// partial report is given, because a device that miscomputes anything is not to be trusted.
+// FAILED_PRECONDITION when it has no path for an operation of every step (kernels/self_test_ops.h).
 Result<SelfTestReport> ProveBackend(Backend& backend, Backend& reference);
 
 // The same for a backend by name; other codes as MakeBackend.
