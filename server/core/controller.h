@@ -136,6 +136,7 @@ class Controller {
   Status CheckSession(const std::string& worker_id, const std::string& session) const;
   void Heard(Context& context, const std::string& worker_id);
   Status TakeReport(Context& context, const std::string& worker_id, const AttemptReport& report);
+  Status TakeCheckpoint(Context& context, const ReportCheckpoint& input);
   void Reconcile(Context& context, const std::string& worker_id,
                  const std::vector<AttemptReport>& inventory);
   void NoteStep(Context& context, const std::string& job_id, const std::string& worker_id,

@@ -102,6 +102,9 @@ struct AttemptReport {
   std::vector<std::string> devices;         // it holds (or held)
   int64_t step = 0;                         // last journalled step; 0 = none yet
   Outcome outcome;                          // with kEnded
+  // With kEnded: the newest it saved. Taken before the end, as by ReportCheckpoint, so that a retry
+  // and whoever waited for the end know it.
+  std::optional<Checkpoint> checkpoint = std::nullopt;
 };
 
 // First message of a session, and after any ABORTED. `inventory` is complete: every attempt with a

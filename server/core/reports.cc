@@ -180,6 +180,11 @@ Status Controller::TakeReport(Context& context, const std::string& worker_id,
   const bool began = !ended || (report.outcome.kind == OutcomeKind::kExited);
   if (began) NoteStep(context, report.job_id, worker_id, report.phase, report.step);
   if (ended) {
+    if (report.checkpoint.has_value()) {
+      // A refused one (its path is too long, the attempt was given up) does not hold back the end.
+      static_cast<void>(TakeCheckpoint(
+          context, {worker_id, report.job_id, report.attempt, report.epoch, *report.checkpoint}));
+    }
     EndShare(context, report.job_id, worker_id, report.outcome);
     Send(context, worker_id, ForgetAttempt{report.job_id, report.attempt, report.epoch});
   }
@@ -237,20 +242,21 @@ void Controller::Reconcile(Context& context, const std::string& worker_id,
 }
 
 void Controller::On(const ReportCheckpoint& input, Context& context) {
-  Status& reply = context.decision.reply;
-  reply = CheckEpoch(input.job_id, input.attempt, input.epoch);
-  if (!reply.ok()) return;
+  context.decision.reply = TakeCheckpoint(context, input);
+}
+
+Status Controller::TakeCheckpoint(Context& context, const ReportCheckpoint& input) {
+  RETURN_IF_ERROR(CheckEpoch(input.job_id, input.attempt, input.epoch));
   if (input.checkpoint.path.size() > kMaxPathBytes) {
-    reply = InvalidArgumentError(StrFormat("the checkpoint's path has %zu bytes; at most %zu",
-                                           input.checkpoint.path.size(), kMaxPathBytes));
-    return;
+    return InvalidArgumentError(StrFormat("the checkpoint's path has %zu bytes; at most %zu",
+                                          input.checkpoint.path.size(), kMaxPathBytes));
   }
   const Job& job = *state_.FindJob(input.job_id);
   const auto age = [](int attempt, int64_t step) { return std::pair(attempt, step); };
   if (job.latest_checkpoint &&
       age(input.attempt, input.checkpoint.step) <=
           age(job.latest_checkpoint->attempt, job.latest_checkpoint->step)) {
-    return;
+    return OkStatus();
   }
   Checkpoint checkpoint = input.checkpoint;
   checkpoint.attempt = input.attempt;
@@ -269,6 +275,7 @@ void Controller::On(const ReportCheckpoint& input, Context& context) {
   if (runtime != attempts_.end() && runtime->second.attempt == input.attempt) {
     runtime->second.step_at_ms = context.now.steady_ms;
   }
+  return OkStatus();
 }
 
 void Controller::On(const ReportProgress& input, Context& context) {

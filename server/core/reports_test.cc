@@ -226,6 +226,37 @@ TEST(Epoch, AttemptEndedInTheOrdinaryWayThenItsLateDataIsTaken) {
   EXPECT_EQ(driver.job_state(id), JobState::kSucceeded);
 }
 
+// The end brings the newest checkpoint, in a report as in an inventory, and a stale end brings
+// none.
+TEST(Checkpoint, InAnEndThenKnownWithIt) {
+  Driver driver;
+  driver.Join("w-1");
+  const std::string id = driver.Run();
+  AttemptReport end =
+      driver.ReportOf("w-1", id, SharePhase::kEnded, Driver::Ended(EndReason::kNone, 0, 9), 45);
+  end.checkpoint = CheckpointAt(40);
+  end.epoch -= 1;
+  EXPECT_EQ(driver.Do(ReportAttempt{"w-1", "s-w-1", 0, end}).reply.code(), StatusCode::kAborted);
+  EXPECT_FALSE(driver.job(id).latest_checkpoint.has_value());
+  end.epoch += 1;
+  driver.Join("w-1", 1, "main", {end});
+  EXPECT_EQ(driver.job(id).latest_checkpoint->step, 40);
+  EXPECT_EQ(driver.job(id).latest_checkpoint->attempt, 1);
+  EXPECT_EQ(driver.job(id).failures_in_row, 1);  // of this attempt: the checkpoint came before it
+  driver.Pass(60);
+  const auto starts = Of<StartAttempt>(driver.Do(Tick{}).commands);
+  ASSERT_EQ(driver.job(id).attempts.size(), 2u);
+  EXPECT_EQ(driver.job(id).attempts[1].resume_step, 40);
+  driver.Say("w-1", id, SharePhase::kRunning, {}, 41);
+  end = driver.ReportOf("w-1", id, SharePhase::kEnded, Driver::Ended(EndReason::kCompleted), 60);
+  end.checkpoint = CheckpointAt(60);
+  end.checkpoint->path.assign(5000, 'x');  // refused, and the end all the same taken
+  const Decision done = driver.Do(ReportAttempt{"w-1", "s-w-1", 0, end});
+  EXPECT_EQ(done.reply, OkStatus());
+  EXPECT_EQ(driver.job_state(id), JobState::kSucceeded);
+  EXPECT_EQ(driver.job(id).latest_checkpoint->step, 40);
+}
+
 TEST(Checkpoint, OlderOrRepeatedThenNoEvent) {
   Driver driver;
   driver.Join("w-1");

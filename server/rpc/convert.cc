@@ -213,6 +213,15 @@ v1::Node ToProto(const core::Worker& worker, const std::optional<WorkerFacts>& f
   return node;
 }
 
+core::Checkpoint CheckpointOf(const v1::JournalRecord& record) {
+  core::Checkpoint out;
+  out.step = record.checkpoint().step();
+  out.path = record.checkpoint().path();
+  out.size_bytes = record.checkpoint().bytes();
+  out.saved_ms = record.time_ms();
+  return out;
+}
+
 core::AttemptReport ToCore(const v1::AttemptReport& message, const core::State& state,
                            const std::string& worker_id) {
   core::AttemptReport out;
@@ -232,6 +241,7 @@ core::AttemptReport ToCore(const v1::AttemptReport& message, const core::State& 
     return out;
   }
   out.phase = core::SharePhase::kEnded;
+  if (message.checkpoint().has_checkpoint()) out.checkpoint = CheckpointOf(message.checkpoint());
   out.outcome.kind =
       message.start_failed() ? core::OutcomeKind::kStartFailed : core::OutcomeKind::kExited;
   out.outcome.exit_code = message.exit_code();

@@ -49,6 +49,8 @@ int DeviceIndex(const std::string& id);
 
 core::RegisterWorker ToCore(const v1::Register& message, const std::string& session,
                             const core::State& state);
+// Precondition: record.has_checkpoint().
+core::Checkpoint CheckpointOf(const v1::JournalRecord& record);
 core::AttemptReport ToCore(const v1::AttemptReport& message, const core::State& state,
                            const std::string& worker_id);
 

@@ -225,14 +225,11 @@ void ControllerService::OnTelemetry(const std::string& session, const std::strin
     int64_t step = 0;
     for (const v1::JournalRecord& record : item->message.records()) {
       if (record.has_step()) step = std::max(step, record.step().step());
-      if (!record.has_checkpoint() || inputs.size() + 2 > kMaxInputsPerRequest) continue;
-      core::Checkpoint checkpoint;
-      checkpoint.step = record.checkpoint().step();
-      checkpoint.path = record.checkpoint().path();
-      checkpoint.size_bytes = record.checkpoint().bytes();
-      checkpoint.saved_ms = record.time_ms();
+      if (!record.has_checkpoint()) continue;
+      // Room for the newest and for the progress: an older one tells nothing more.
+      if (inputs.size() + 2 > kMaxInputsPerRequest) inputs.erase(inputs.begin());
       inputs.emplace_back(core::ReportCheckpoint{item->worker_id, key.job_id(), key.attempt(),
-                                                 key.epoch(), std::move(checkpoint)});
+                                                 key.epoch(), CheckpointOf(record)});
     }
     if (step > 0) {
       inputs.emplace_back(

@@ -147,6 +147,47 @@ TEST(Session, WorkerComesBackAfterARestartWithItsInventory) {
   EXPECT_TRUE(Eventually([&] { return GetJob(server, job).state() == v1::JOB_STATE_SUCCEEDED; }));
 }
 
+// Whoever sees the end sees the last checkpoint, though its journal record has not come.
+TEST(Session, EndComesWithTheLastCheckpoint) {
+  TestServer server;
+  StreamWorker worker(server.Channel());
+  worker.Send(RegisterMessage("w-1"));
+  const std::string job = SubmitJob(server, "saved");
+  const v1::AttemptKey key = worker.inbox().AwaitStart().key();
+  worker.Send(ReportMessage(key, "running", 1));
+  v1::WorkerMessage end = EndMessage(key, "Completed", 0, 100);
+  *end.mutable_attempt()->mutable_checkpoint() = CheckpointJournalRecord(7, 100);
+  worker.Send(end);
+  EXPECT_EQ(worker.inbox().AwaitAttemptAck().job_id(), job);
+  const v1::Job ended = GetJob(server, job);
+  EXPECT_EQ(ended.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(ended.checkpoint_step(), 100);
+  EXPECT_EQ(ended.checkpoint_path(), "/runs/c-100");
+}
+
+// More checkpoints in one message than the controller takes at once: the newest is among them.
+TEST(Session, NewestCheckpointOfManyIsKept) {
+  TestServer server;
+  StreamWorker worker(server.Channel());
+  worker.Send(RegisterMessage("w-1"));
+  const std::string job = SubmitJob(server, "many");
+  const v1::AttemptKey key = worker.inbox().AwaitStart().key();
+  v1::WorkerMessage message;
+  *message.mutable_telemetry()->mutable_key() = key;
+  constexpr int kMany = 3 * kMaxInputsPerRequest;
+  for (int i = 1; i <= kMany; ++i) {
+    *message.mutable_telemetry()->add_records() = CheckpointJournalRecord(i, i);
+  }
+  worker.Send(message);
+  EXPECT_EQ(worker.inbox().AwaitTelemetryAck(), kMany);
+  Context context;
+  v1::ListJobEventsRequest request;
+  request.set_job(job);
+  v1::ListJobEventsResponse events;
+  ASSERT_TRUE(server.Jobs()->ListJobEvents(context, request, &events).ok());
+  EXPECT_EQ(events.events(events.events_size() - 1).message(), "step " + std::to_string(kMany));
+}
+
 TEST(Session, DrainWithCheckpointMovesTheJobUncharged) {
   TestServer server;
   auto cluster = v1::ClusterService::NewStub(server.Channel());

@@ -104,6 +104,16 @@ inline v1::WorkerMessage EndMessage(const v1::AttemptKey& key, const std::string
   return message;
 }
 
+inline v1::JournalRecord CheckpointJournalRecord(int64_t seq, int64_t step) {
+  v1::JournalRecord record;
+  record.set_seq(seq);
+  record.set_time_ms(1'700'000'000'000 + step);
+  record.mutable_checkpoint()->set_step(step);
+  record.mutable_checkpoint()->set_path("/runs/c-" + std::to_string(step));
+  record.mutable_checkpoint()->set_bytes(9);
+  return record;
+}
+
 // A telemetry message of step records [first, last]; seq equals step.
 inline v1::WorkerMessage StepsMessage(const v1::AttemptKey& key, int64_t first, int64_t last) {
   v1::WorkerMessage message;

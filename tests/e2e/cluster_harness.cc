@@ -223,12 +223,7 @@ Result<Json> ClusterHarness::WaitForJob(const std::string& job, seconds timeout,
 }
 
 Result<Json> ClusterHarness::WaitForEnd(const std::string& job, seconds timeout) const {
-  // The journal's events travel apart from the end and may come after it.
-  return WaitForJob(job, timeout, [](const Json& json) {
-    return IsTerminal(StateOf(json)) &&
-           (StateOf(json) != "SUCCEEDED" ||
-            json["checkpointStep"].Dump() == json["progress"]["stepsTotal"].Dump());
-  });
+  return WaitForJob(job, timeout, [](const Json& json) { return IsTerminal(StateOf(json)); });
 }
 
 Result<std::string> ClusterHarness::WeightsHash(const Json& job) const {

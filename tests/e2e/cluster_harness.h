@@ -49,7 +49,7 @@ class ClusterHarness {
   // controller that is away.
   Result<Json> WaitForJob(const std::string& job, std::chrono::seconds timeout,
                           const std::function<bool(const Json&)>& done) const;
-  // Until the state is terminal and, of a job that succeeded, the last checkpoint is known.
+  // Until the state is terminal.
   Result<Json> WaitForEnd(const std::string& job, std::chrono::seconds timeout) const;
 
   // SHA-256 of the final weights in the job's newest checkpoint.

@@ -65,6 +65,7 @@ TEST_F(JobTest, NodesSayWhyTheyOfferNoGpu) {
   const std::string note = nodes->At(0)["notes"].At(0).AsString();
   EXPECT_TRUE(note.find("plug-in was not found") != std::string::npos ||
               note.find("no usable device") != std::string::npos ||
+              note.find("CUDA_VISIBLE_DEVICES") != std::string::npos ||
               note.find("is not offered") != std::string::npos)
       << note;
   const auto shown = cluster_->Nibble({"nodes"});

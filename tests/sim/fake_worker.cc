@@ -39,8 +39,11 @@ void FakeWorker::Connect(const SendFn& send) {
 }
 
 core::AttemptReport FakeWorker::Report(const Trainer& trainer) const {
-  return {trainer.start.job_id,  trainer.start.attempt, trainer.start.epoch, trainer.phase,
-          trainer.start.devices, trainer.step,          trainer.outcome};
+  core::AttemptReport report{
+      trainer.start.job_id,  trainer.start.attempt, trainer.start.epoch, trainer.phase,
+      trainer.start.devices, trainer.step,          trainer.outcome,     {}};
+  if (trainer.phase == core::SharePhase::kEnded) report.checkpoint = trainer.checkpoint;
+  return report;
 }
 
 std::vector<core::AttemptReport> FakeWorker::Inventory() const {
@@ -88,6 +91,7 @@ void FakeWorker::Advance(Trainer& trainer, int64_t now_ms, bool calm, const Send
       core::Checkpoint checkpoint;
       checkpoint.step = trainer.step;
       checkpoint.path = "checkpoints/" + std::to_string(trainer.step);
+      trainer.checkpoint = checkpoint;
       send(core::ReportCheckpoint{id_, start.job_id, start.attempt, start.epoch, checkpoint});
     }
     if (trainer.step >= trainer.end_step) End(trainer, trainer.plan);
@@ -104,6 +108,9 @@ void FakeWorker::End(Trainer& trainer, core::Outcome outcome) {
   trainer.phase = core::SharePhase::kEnded;
   trainer.outcome = outcome;
   const std::string& job = trainer.start.job_id;
+  if (trainer.checkpoint) {
+    truth_->saved[job][{trainer.start.epoch, id_}] = trainer.checkpoint->step;
+  }
   if (outcome.reported == core::EndReason::kCompleted && outcome.signal == 0) {
     if (++truth_->completed_shares[job][trainer.start.epoch] == trainer.start.nodes) {
       truth_->completed.insert(job);

@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ struct Truth {
   std::map<std::string, int> user_errors;  // job -> ends that are the user's
   std::set<std::string> completed;         // jobs of which every rank of an attempt completed
   std::map<std::string, std::map<int64_t, int>> completed_shares;  // job -> epoch -> shares
+  // Newest checkpoint of each ended trainer: job -> (epoch, worker) -> step.
+  std::map<std::string, std::map<std::pair<int64_t, std::string>, int64_t>> saved;
 };
 
 class FakeWorker {
@@ -60,6 +63,7 @@ class FakeWorker {
     core::Outcome outcome;
     int64_t step = 0;
     int64_t end_step = 0;
+    std::optional<core::Checkpoint> checkpoint;
     core::Outcome plan;
     bool hangs_on_stop = false;
     bool stopping = false;

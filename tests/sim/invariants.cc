@@ -57,6 +57,7 @@ void World::CheckJob(const core::Job& job) {
     if (!job.attempts[i].ended()) Fail("job " + job.id + " has two live attempts");
     if (job.attempts[i].epoch >= job.attempts[i + 1].epoch) Fail("epochs of " + job.id + " fell");
   }
+  for (const core::Attempt& attempt : job.attempts) CheckCheckpoint(job, attempt);
   const bool live = job.live_attempt() != nullptr;
   if (live != core::IsLive(job.state)) {
     Fail("job " + job.id + " is " + std::string(core::Name(job.state)) +
@@ -86,6 +87,30 @@ void World::CheckJob(const core::Job& job) {
   const auto [known, is_new] = ended_jobs_.emplace(job.id, end);
   if (!is_new && known->second != end) {
     Fail("job " + job.id + " ended as " + known->second + " and later as " + end);
+  }
+}
+
+// An end that its worker told is never known without the newest checkpoint before it.
+void World::CheckCheckpoint(const core::Job& job, const core::Attempt& attempt) {
+  const auto saved = truth_.saved.find(job.id);
+  if (saved == truth_.saved.end()) return;
+  for (const core::Share& share : attempt.shares) {
+    if (share.phase == core::SharePhase::kEnded && share.outcome.kind == core::OutcomeKind::kLost) {
+      return;  // given up as a whole: nothing of it is taken any more
+    }
+  }
+  for (const core::Share& share : attempt.shares) {
+    if (share.phase != core::SharePhase::kEnded) continue;
+    if (share.outcome.kind != core::OutcomeKind::kExited) continue;
+    const auto found = saved->second.find({attempt.epoch, share.worker_id});
+    if (found == saved->second.end()) continue;
+    const auto known = job.latest_checkpoint
+                           ? std::pair(job.latest_checkpoint->attempt, job.latest_checkpoint->step)
+                           : std::pair(0, int64_t{0});
+    if (known < std::pair(attempt.number, found->second)) {
+      Fail("attempt " + std::to_string(attempt.number) + " of job " + job.id +
+           " ended without its checkpoint of step " + std::to_string(found->second));
+    }
   }
 }
 

@@ -83,6 +83,7 @@ class World {
   void Fail(const std::string& what);
   void CheckInvariants();
   void CheckJob(const core::Job& job);
+  void CheckCheckpoint(const core::Job& job, const core::Attempt& attempt);
   void CheckAcknowledged();
   std::string Dump(const core::State& state) const;
 

@@ -70,32 +70,38 @@ void Attempt::Launch() {
   request_ = {};
 }
 
-void Attempt::Observe() {
+bool Attempt::Observe() {
   const int64_t malformed_before = observer_.malformed_lines();
-  for (int piece = 0; piece < kMaxPiecesPerPoll; ++piece) {
+  bool at_end = false;
+  for (int piece = 0; piece < kMaxPiecesPerPoll && !at_end; ++piece) {
     const int64_t before = observer_.offset();
-    for (const JournalRecord& record : observer_.Read()) {
+    for (JournalRecord& record : observer_.Read()) {
       const auto* step = std::get_if<StepRecord>(&record.event);
       if (step != nullptr) record_.step = step->step;
       record_.running |= step != nullptr || std::holds_alternative<StartRecord>(record.event);
+      if (std::holds_alternative<CheckpointRecord>(record.event)) checkpoint_ = std::move(record);
     }
-    if (observer_.offset() == before) break;
+    at_end = observer_.offset() == before;
   }
   if (observer_.malformed_lines() > malformed_before && malformed_before == 0) {
     LogWarning("a journal has unreadable lines; they are skipped",
                {{"attempt", key().ToString()}, {"journal", observer_.path()}});
   }
+  return at_end;
 }
 
 void Attempt::Poll(int64_t now_ms) {
   if (ended()) {
-    if (ended_ms_ == 0) ended_ms_ = now_ms;
+    if (drain_since_ms_ == 0) drain_since_ms_ = now_ms;
     return;
   }
   if (!process_.has_value()) return;
-  Observe();
-  if (process_->Gone()) {
-    ended_ms_ = now_ms;
+  // Asked first: what is observed afterwards is all that will ever be there.
+  const bool gone = process_->Gone();
+  const bool at_end = Observe();
+  if (gone) {
+    if (!at_end) return;
+    drain_since_ms_ = now_ms;
     return Finish();
   }
   if (stopping_ && !killing_ && now_ms >= stop_deadline_ms_) {
@@ -153,7 +159,6 @@ void Attempt::GiveUp(const std::string& why) {
 }
 
 void Attempt::Finish() {
-  Observe();
   AttemptReport report;
   report.step = record_.step;
   const Result<EndRecord> end = ReadEndRecord(observer_.path());
@@ -188,11 +193,17 @@ void Attempt::Finish() {
 void Attempt::End(AttemptReport report) {
   report.key = key();
   report.state = kStateEnded;
+  report.checkpoint = checkpoint_;
   ended_ = std::move(report);
 }
 
-AttemptReport Attempt::Report() const {
-  if (ended_.has_value()) return *ended_;
+bool Attempt::Draining(int64_t now_ms) const {
+  return ended() && !stale_ && !skip_drain_ && !end_acked_ &&
+         now_ms - drain_since_ms_ < kDrainBeforeReportMs && !sender_.Drained();
+}
+
+AttemptReport Attempt::Report(int64_t now_ms) const {
+  if (ended_.has_value() && !Draining(now_ms)) return *ended_;
   AttemptReport report;
   report.key = key();
   report.step = record_.step;
@@ -201,14 +212,11 @@ AttemptReport Attempt::Report() const {
 }
 
 std::optional<AttemptReport> Attempt::DueReport(int64_t now_ms) {
-  AttemptReport report = Report();
-  if (report.state == reported_state_ && (!ended() || now_ms < next_report_ms_)) {
+  if (end_acked_) return std::nullopt;
+  AttemptReport report = Report(now_ms);
+  const bool ended = report.state == kStateEnded;
+  if (report.state == reported_state_ && (!ended || now_ms < next_report_ms_)) {
     return std::nullopt;
-  }
-  if (ended()) {
-    if (end_acked_) return std::nullopt;
-    const bool draining = now_ms - ended_ms_ < kDrainBeforeReportMs && !sender_.Drained();
-    if (draining && !stale_) return std::nullopt;
   }
   return report;
 }
@@ -216,7 +224,7 @@ std::optional<AttemptReport> Attempt::DueReport(int64_t now_ms) {
 void Attempt::ReportSent(const AttemptReport& report, int64_t now_ms) {
   reported_state_ = report.state;
   next_report_ms_ = now_ms + report_repeat_ms_;
-  if (!ended()) return;
+  if (report.state != kStateEnded) return;
   report_repeat_ms_ = std::min(2 * report_repeat_ms_, kReportRepeatMaxMs);
   if (++end_reports_ == kMaxEndReports) {
     LogError("the controller never acknowledged the end of an attempt; forgetting it",
@@ -245,9 +253,10 @@ void Attempt::RepeatReport() {
   report_repeat_ms_ = kReportRepeatMs;
 }
 
-void Attempt::ResetSession() {
+void Attempt::ResetSession(int64_t now_ms) {
   RepeatReport();
   sender_.Rewind();
+  if (ended()) drain_since_ms_ = now_ms;
 }
 
 bool Attempt::Forgettable(int64_t now_ms) {

@@ -7,7 +7,8 @@
 //
 // Invariants: `ended` is reported only when no process of the attempt is left; the report is sent
 // again until it is acknowledged; what the journal holds goes out first (for at most
-// kDrainBeforeReportMs, so that telemetry never holds back an outcome).
+// kDrainBeforeReportMs of a session, so that telemetry never holds back an outcome: until then the
+// attempt is reported as it was before its end), and the report itself names the newest checkpoint.
 // Thread-safety: one thread. Ownership: destruction ends no process.
 #pragma once
 
@@ -65,7 +66,9 @@ class Attempt {
   bool end_acknowledged() const { return end_acked_; }
   int64_t waiting_since_ms() const { return waiting_since_ms_; }
   const std::string& run_dir() const { return run_dir_; }
-  AttemptReport Report() const;
+  AttemptReport Report(int64_t now_ms) const;
+  // How it ended. Precondition: ended().
+  const AttemptReport& end() const { return *ended_; }
 
   // The report to send now: the state changed, or the end is still not acknowledged.
   std::optional<AttemptReport> DueReport(int64_t now_ms);
@@ -73,8 +76,10 @@ class Attempt {
   void AcknowledgeEnd(int64_t now_ms);
   // The controller asked about it again.
   void RepeatReport();
+  // The controller wants it gone and so waits for no more of its journal.
+  void SkipDrain() { skip_drain_ = true; }
   // A new session: everything not acknowledged goes out again.
-  void ResetSession();
+  void ResetSession(int64_t now_ms);
   // True when nobody needs the attempt any more; the record on disk says so then.
   bool Forgettable(int64_t now_ms);
 
@@ -84,7 +89,9 @@ class Attempt {
 
  private:
   Attempt(const RunSettings& settings, const AttemptRecord& record);
-  void Observe();
+  bool Observe();  // true at the end of what the journal holds
+  // Ended, and the journal is still to be sent before that is told.
+  bool Draining(int64_t now_ms) const;
   void Finish();
   void End(AttemptReport report);
   void Save();
@@ -108,7 +115,9 @@ class Attempt {
   int64_t last_kill_ms_ = 0;
 
   std::optional<AttemptReport> ended_;
-  int64_t ended_ms_ = 0;  // set by the first Poll or DueReport after the end
+  std::optional<JournalRecord> checkpoint_;  // newest seen
+  int64_t drain_since_ms_ = 0;  // set by the first Poll after the end, and by each session
+  bool skip_drain_ = false;
   std::string reported_state_;
   int64_t report_repeat_ms_ = kReportRepeatMs;
   int64_t next_report_ms_ = 0;

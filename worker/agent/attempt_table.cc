@@ -145,7 +145,10 @@ void AttemptTable::Stop(const StopRequest& request) {
     }
     return Refuse(request.key, "this worker has no such attempt");
   }
-  if (attempt->ended()) return attempt->RepeatReport();
+  if (attempt->ended()) {
+    if (!request.save) attempt->SkipDrain();
+    return attempt->RepeatReport();
+  }
   const int64_t grace_ms = request.grace_ms > 0 ? request.grace_ms : default_grace_ms_;
   if (request.save) {
     attempt->Stop(grace_ms, request.reason, now_ms);
@@ -189,7 +192,7 @@ void AttemptTable::Poll() {
 }
 
 void AttemptTable::CountExit(const Attempt& attempt) {
-  const AttemptReport report = attempt.Report();
+  const AttemptReport& report = attempt.end();
   if (report.signal != 0) {
     ++exits_.exits_signal;
   } else if (report.exit_code != 0 || report.start_failed) {
@@ -207,7 +210,7 @@ void AttemptTable::Forget(int64_t now_ms) {
     }
     if (attempt->stale()) {
       if (refusals_.size() >= kMaxRefusals) refusals_.pop_front();
-      refusals_.push_back(attempt->Report());
+      refusals_.push_back(attempt->end());
     }
     attempt = attempts_.erase(attempt);
   }
@@ -222,14 +225,15 @@ void AttemptTable::StopAll(const std::string& reason) {
 
 std::vector<AttemptReport> AttemptTable::Inventory() const {
   std::vector<AttemptReport> inventory;
+  const int64_t now_ms = clock_.SteadyMillis();
   for (const Attempt& attempt : attempts_) {
-    if (!attempt.end_acknowledged()) inventory.push_back(attempt.Report());
+    if (!attempt.end_acknowledged()) inventory.push_back(attempt.Report(now_ms));
   }
   return inventory;
 }
 
 void AttemptTable::ResetSession() {
-  for (Attempt& attempt : attempts_) attempt.ResetSession();
+  for (Attempt& attempt : attempts_) attempt.ResetSession(clock_.SteadyMillis());
 }
 
 std::optional<AttemptReport> AttemptTable::NextReport() {

@@ -27,13 +27,13 @@ class AttemptTableTest : public testing::Test {
   }
 
   // A new table over the same folder, as after a restart of the worker.
-  void Restart(const std::string& trainer = FakeTrainer()) {
+  void Restart(const std::string& trainer = FakeTrainer(), const Clock& clock = Clock::Real()) {
     DeviceInfo device;
     device.kind = "cpu";
     device.threads = 3;
     RunSettings settings{state_.path(), trainer, FakeTrainer(), {device, device}};
     settings.devices[1].index = 1;
-    table_ = std::make_unique<AttemptTable>(settings, /*default_grace_ms=*/60'000, Clock::Real());
+    table_ = std::make_unique<AttemptTable>(settings, /*default_grace_ms=*/60'000, clock);
     table_->Load();
   }
 
@@ -101,6 +101,7 @@ class AttemptTableTest : public testing::Test {
   }
 
   StateDir state_;
+  FakeClock clock_;  // of a table that asks for it
   std::unique_ptr<AttemptTable> table_;
   std::vector<AttemptReport> reports_;
   std::map<std::string, std::vector<int64_t>> received_;
@@ -328,6 +329,48 @@ TEST_F(AttemptTableTest, RestartedWorkerAdoptsWhatRunsAndReportsWhatEnded) {
             static_cast<size_t>(*std::max_element(seqs.begin(), seqs.end())));  // none lost
   table_->Stop({runs.key, true, 60'000, "cancel"});
   EXPECT_EQ(WaitFor(runs.key, kStateEnded).end_reason, kEndPreempted);
+}
+
+TEST_F(AttemptTableTest, EndCarriesTheNewestCheckpoint) {
+  const StartRequest start = StartOf("job-a", 1, 1, 0, kEndless);
+  table_->Start(start);
+  WaitFor(start.key, kStateRunning);
+  table_->Stop({start.key, true, 60'000, "cancel"});
+  const AttemptReport end = WaitFor(start.key, kStateEnded);
+  ASSERT_TRUE(end.checkpoint.has_value());
+  const auto& checkpoint = std::get<CheckpointRecord>(end.checkpoint->event);
+  EXPECT_EQ(checkpoint.step, end.step);
+  EXPECT_TRUE(checkpoint.path.ends_with("/checkpoints/c")) << checkpoint.path;
+  EXPECT_GT(end.checkpoint->time_ms, 0);
+}
+
+// A new session tells of an end only after the journal before it, for as long as that may take.
+TEST_F(AttemptTableTest, EndWaitsForItsJournalInEverySession) {
+  const StartRequest start = StartOf("job-a", 1, 1, 0, {{"FAKE_STEPS", "2"}});
+  table_->Start(start);
+  EXPECT_TRUE(Eventually([&] { return PathExists(RunFile(start.key, kExitFile)); }));
+  const auto state = [&] { return table_->Inventory().at(0).state; };
+  const auto begin = [&] {
+    table_.reset();
+    Restart(FakeTrainer(), clock_);
+    EXPECT_TRUE(PollUntil([&] { return table_->idle(); }));
+    clock_.Advance(std::chrono::milliseconds(10 * kDrainBeforeReportMs));  // no controller so far
+    table_->ResetSession();
+  };
+  begin();
+  EXPECT_EQ(state(), kStateRunning);
+  clock_.Advance(std::chrono::milliseconds(kDrainBeforeReportMs - 1));
+  EXPECT_EQ(state(), kStateRunning);
+  clock_.Advance(std::chrono::milliseconds(1));
+  EXPECT_EQ(state(), kStateEnded);  // telemetry does not hold it back for ever
+  begin();
+  EXPECT_EQ(state(), kStateRunning);
+  Kill(start.key);  // nobody waits for its journal
+  EXPECT_EQ(state(), kStateEnded);
+  begin();
+  EXPECT_EQ(state(), kStateRunning);
+  Exchange();
+  EXPECT_EQ(state(), kStateEnded);
 }
 
 TEST_F(AttemptTableTest, StartCutOffBeforeItsSupervisorCanNeverHappenLate) {

@@ -113,7 +113,7 @@ void JournalSender::Rewind() {
   reader_ = JournalReader(reader_.path(), acked_offset_, acked_seq_);
 }
 
-bool JournalSender::Drained() {
+bool JournalSender::Drained() const {
   if (!in_flight_.empty()) return false;
   JournalReader probe = reader_;
   while (true) {

@@ -69,7 +69,7 @@ class JournalSender {
   void Rewind();
 
   // True when every whole line of the file is acknowledged.
-  bool Drained();
+  bool Drained() const;
   int64_t lag_bytes() const;  // written and not acknowledged
   int64_t records_in_flight() const;
   int64_t acked_seq() const { return acked_seq_; }

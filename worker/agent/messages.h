@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ struct AttemptReport {
   std::string end_reason;  // the trainer's own word, "" when it left none
   std::string end_message;
   bool start_failed = false;
+  // Ended only: the newest checkpoint record of its journal that may not be acknowledged.
+  std::optional<JournalRecord> checkpoint;
 };
 
 struct StartRequest {

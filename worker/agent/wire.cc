@@ -97,6 +97,7 @@ v1::AttemptReport ToProto(const AttemptReport& report) {
   proto.set_end_reason(report.end_reason);
   proto.set_end_message(report.end_message);
   proto.set_start_failed(report.start_failed);
+  if (report.checkpoint.has_value()) *proto.mutable_checkpoint() = ToProto(*report.checkpoint);
   return proto;
 }
 
