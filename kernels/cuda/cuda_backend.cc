@@ -12,6 +12,7 @@
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda_plugin.h"
+#include "kernels/recipe/product_path.h"
 
 namespace nibble::cuda {
 namespace {
@@ -158,21 +159,19 @@ Status CudaBackend::Open() {
 }
 
 Support CudaBackend::Supports(const OpQuery& query) const {
-  const auto outer = [](Elem elem) {
-    return elem == Elem::kE2M1 || elem == Elem::kE4M3 || elem == Elem::kE5M2 || elem == Elem::kInt8;
-  };
+  const bool left = CudaMultipliesCodes(query.left), right = CudaMultipliesCodes(query.right);
   switch (query.op) {
     case Op::kQuantize:
-      return outer(query.left) ? Support::kFast : Support::kNone;
+      return left ? Support::kFast : Support::kNone;
     case Op::kQuantizedGemm:
-      if (outer(query.left) && outer(query.right)) return Support::kFast;
-      return outer(query.left) || outer(query.right) ? Support::kReference : Support::kNone;
+      if (left && right) return Support::kFast;
+      return left || right ? Support::kReference : Support::kNone;
     case Op::kGemm:
       return query.left == Elem::kF32 || query.left == Elem::kBf16 ? Support::kFast
                                                                    : Support::kNone;
     case Op::kRmsNorm:
     case Op::kSwiGlu:
-      return query.left == Elem::kF32 || outer(query.left) ? Support::kFast : Support::kNone;
+      return query.left == Elem::kF32 || left ? Support::kFast : Support::kNone;
     default:
       return query.left == Elem::kF32 ? Support::kFast : Support::kNone;
   }

@@ -88,6 +88,11 @@ const char* WhyDecoded(const LinearRecipe& recipe, Slot left, Slot right) {
   return why;
 }
 
+bool MultipliesCodes(const LinearRecipe& recipe, Slot left, Slot right, bool (*takes)(Elem)) {
+  return WhyDecoded(recipe, left, right) == nullptr && takes(recipe.Resolved(left).elem) &&
+         takes(recipe.Resolved(right).elem);
+}
+
 bool CpuMultipliesCodes(Elem elem) { return elem == Elem::kE2M1 || elem == Elem::kInt8; }
 
 }  // namespace nibble

@@ -15,7 +15,14 @@ namespace nibble {
 // folded into the left operand. A backend without a kernel for the formats decodes nevertheless.
 const char* WhyDecoded(const LinearRecipe& recipe, Slot left, Slot right);
 
+// Whether a backend that multiplies codes of the formats for which `takes` holds does so here.
+bool MultipliesCodes(const LinearRecipe& recipe, Slot left, Slot right, bool (*takes)(Elem));
+
 // Formats whose codes the CPU backend multiplies, as integers.
 bool CpuMultipliesCodes(Elem elem);
+// Those of a CUDA device, carried as FP8 bytes or as BF16.
+constexpr bool CudaMultipliesCodes(Elem elem) {
+  return elem == Elem::kE2M1 || elem == Elem::kE4M3 || elem == Elem::kE5M2 || elem == Elem::kInt8;
+}
 
 }  // namespace nibble

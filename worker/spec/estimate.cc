@@ -8,6 +8,7 @@
 
 #include "kernels/recipe/product_path.h"
 #include "worker/spec/buffer_plan.h"
+#include "worker/spec/device_workspace.h"
 #include "worker/spec/recipe_fit.h"
 
 namespace nibble {
@@ -107,11 +108,9 @@ BlockCopies CopiesOfBlock(const ModelConfig& m,
   return bytes;
 }
 
-// Whether the CPU backend forms the product of two slots from decoded operands.
-bool Decodes(const LinearRecipe& recipe, Slot left, Slot right) {
-  return WhyDecoded(recipe, left, right) != nullptr ||
-         !CpuMultipliesCodes(recipe.Resolved(left).elem) ||
-         !CpuMultipliesCodes(recipe.Resolved(right).elem);
+// Whether the product of two slots is formed from decoded operands.
+bool Decodes(const LinearRecipe& recipe, Slot left, Slot right, bool device) {
+  return !MultipliesCodes(recipe, left, right, device ? CudaMultipliesCodes : CpuMultipliesCodes);
 }
 
 // What all layers of the model share: decoded operands where a product does not run on codes, codes
@@ -130,9 +129,9 @@ SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int6
     return device && quant.elem == Elem::kBf16 && quant.rotation.size == 0 ? bytes / 2 : bytes;
   };
   const auto requant = [&](Slot slot) { return recipe.slot(slot).source == Source::kRequant; };
-  const bool fprop = Decodes(recipe, Slot::kXf, Slot::kWf);
-  const bool dgrad = Decodes(recipe, Slot::kGd, Slot::kWd);
-  const bool wgrad = Decodes(recipe, Slot::kGw, Slot::kXw);
+  const bool fprop = Decodes(recipe, Slot::kXf, Slot::kWf, device);
+  const bool dgrad = Decodes(recipe, Slot::kGd, Slot::kWd, device);
+  const bool wgrad = Decodes(recipe, Slot::kGw, Slot::kXw, device);
   SharedBuffers bytes = {};
   if (fprop && low(Slot::kXf)) bytes[0] = stored(Slot::kXf, operand);
   if (wgrad && low(Slot::kXw)) bytes[0] = std::max(bytes[0], stored(Slot::kXw, operand));
@@ -162,6 +161,26 @@ SharedBuffers SharedBytes(const ModelConfig& m, const LinearRecipe& recipe, int6
   return bytes;
 }
 
+// Codes of dY that exist beside those which all layers share: a device quantizes the gradients of
+// gate and up together, so those of up have places of their own
+// (QuantizedLinear::BackwardOfSwiGlu).
+int64_t PairedGradientBytes(const ModelConfig& m,
+                            const std::array<LinearRecipe, kLinearKinds>& recipes, int64_t tokens) {
+  for (const LinearKind kind : {LinearKind::kGate, LinearKind::kUp}) {
+    const LinearRecipe& recipe = recipes[static_cast<size_t>(kind)];
+    const Quant& gd = recipe.slot(Slot::kGd);
+    const Quant& gw = recipe.slot(Slot::kGw);
+    if (recipe.SharesCodes(Slot::kGw) || Decodes(recipe, Slot::kGd, Slot::kWd, true) ||
+        Decodes(recipe, Slot::kGw, Slot::kXw, true) || gd.rotation.size > 0 ||
+        gw.rotation.size > 0 || gd.has_history() || gw.has_history()) {
+      return 0;
+    }
+  }
+  const LinearRecipe& up = recipes[static_cast<size_t>(LinearKind::kUp)];
+  return CopyBytes(up.slot(Slot::kGd), tokens, m.intermediate_size) +
+         CopyBytes(up.slot(Slot::kGw), tokens, m.intermediate_size);
+}
+
 // The head's operands in BF16 on a device: its weight, rows of its input and of its gradient.
 int64_t HeadBytes(const ModelConfig& m, const Recipe& recipe, const BufferPlan& plan) {
   constexpr int64_t kBf16Bytes = 2;
@@ -176,6 +195,7 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
   int64_t copies = 0;
   std::array<int64_t, kInputs> once = {};  // largest of any block
   SharedBuffers shared = {};
+  int64_t paired = 0;
   const int layers = static_cast<int>(m.layers);
   for (int layer = 0; layer < layers; ++layer) {
     std::array<LinearRecipe, kLinearKinds> recipes;
@@ -184,6 +204,7 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
       const SharedBuffers needed = SharedBytes(m, recipes[kind], tokens, device);
       for (size_t i = 0; i < shared.size(); ++i) shared[i] = std::max(shared[i], needed[i]);
     }
+    if (device) paired = std::max(paired, PairedGradientBytes(m, recipes, tokens));
     const BlockCopies block = CopiesOfBlock(m, recipes, tokens);
     copies += block.weights;
     for (size_t i = 0; i < once.size(); ++i) {
@@ -194,7 +215,7 @@ int64_t QuantizedBytes(const ModelConfig& m, const Recipe& recipe, int64_t token
       }
     }
   }
-  copies = std::accumulate(once.begin(), once.end(), copies);
+  copies = std::accumulate(once.begin(), once.end(), copies + paired);
   return std::accumulate(shared.begin(), shared.end(), copies);
 }
 
@@ -204,7 +225,7 @@ int64_t PackedCodesBytes(const ModelConfig& m, const LinearRecipe& recipe, int64
   const int64_t widest = std::max(m.hidden_size, m.intermediate_size);
   int64_t left = 0, right = 0;
   const auto add = [&](Slot a, Slot b, int64_t right_elements) {
-    if (Decodes(recipe, a, b)) return;
+    if (Decodes(recipe, a, b, false)) return;
     const int group = recipe.Resolved(a).group;
     const auto bytes = [&](int64_t n) { return n + (group > 0 ? n / group * kFloatBytes : 0); };
     left = std::max(left, bytes(tokens * widest));
@@ -299,7 +320,8 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
       PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len,
                   config.memory.recompute, device ? kDeviceLogits : kCpuLogits);
   estimate.memory.activations =
-      plan.arena_bytes + WorkspaceBytes(model, recipe, plan, config.data.seq_len);
+      plan.arena_bytes + (device ? DeviceWorkspaceBytes(model, recipe, plan)
+                                 : WorkspaceBytes(model, recipe, plan, config.data.seq_len));
   for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
     estimate.memory.quantized = std::max(
         estimate.memory.quantized,
