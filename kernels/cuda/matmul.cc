@@ -36,6 +36,8 @@ cublasLtMatmulMatrixScale_t ScaleModeOf(MatmulElem elem) {
   return CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
 }
 
+static_assert(AlignmentOf(0x7100) == 256 && AlignmentOf(0x7040) == 64 && AlignmentOf(0x7006) == 2);
+
 const char* NameOf(MatmulElem elem) {
   static constexpr const char* kNames[] = {"fp32", "bf16", "e4m3", "e5m2", "mxfp8", "nvfp4"};
   return kNames[static_cast<int>(elem)];
@@ -71,7 +73,8 @@ struct Matmul::Plan {
   }
 
   // `any`: device memory that stands for scales not known yet.
-  Status Build(cublasLtHandle_t handle, const MatmulShape& s, const void* any) {
+  Status Build(cublasLtHandle_t handle, const MatmulShape& s, const MatmulAlignment& alignment,
+               const void* any) {
     if (IsNarrow(s.a) != IsNarrow(s.b) || (IsNarrow(s.a) && (s.transpose_a || !s.transpose_b))) {
       return InvalidArgumentError("Gemm: narrow operands go together and lie along the sum");
     }
@@ -100,19 +103,30 @@ struct Matmul::Plan {
     RETURN_IF_ERROR(
         layout(&second, TypeOf(s.a), s.transpose_a ? s.m : s.k, s.transpose_a ? s.k : s.m));
     RETURN_IF_ERROR(layout(&result, CUDA_R_32F, s.n, s.m));
-    return Choose(handle, s);
+    return Choose(handle, s, alignment);
   }
 
-  Status Choose(cublasLtHandle_t handle, const MatmulShape& s) {
+  // The library's first matrix is b.
+  static Status Prefer(cublasLtMatmulPreference_t preference, const MatmulAlignment& alignment) {
+    const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+      return LtStatus(
+          cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+          "preference");
+    };
+    const uint64_t bytes = Matmul::kWorkspaceBytes;
+    RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, bytes));
+    RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment.b));
+    RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment.a));
+    RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment.out));
+    return set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment.out);
+  }
+
+  Status Choose(cublasLtHandle_t handle, const MatmulShape& s, const MatmulAlignment& alignment) {
     cublasLtMatmulPreference_t preference = nullptr;
     RETURN_IF_ERROR(LtStatus(cublasLtMatmulPreferenceCreate(&preference), "preference"));
-    const uint64_t bytes = Matmul::kWorkspaceBytes;
     cublasLtMatmulHeuristicResult_t found{};
     int count = 0;
-    Status status =
-        LtStatus(cublasLtMatmulPreferenceSetAttribute(
-                     preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof(bytes)),
-                 "preference");
+    Status status = Prefer(preference, alignment);
     if (status.ok()) {
       status = LtStatus(cublasLtMatmulAlgoGetHeuristic(handle, operation, first, second, result,
                                                        result, preference, 1, &found, &count),
@@ -145,21 +159,23 @@ Matmul::~Matmul() {
   if (handle_ != nullptr) cublasLtDestroy(handle_);
 }
 
-Result<Matmul::Plan*> Matmul::PlanOf(const MatmulShape& shape) {
-  const auto found = plans_.find(shape);
+Result<Matmul::Plan*> Matmul::PlanOf(const MatmulShape& shape, const MatmulAlignment& alignment) {
+  const std::pair key(shape, alignment);
+  const auto found = plans_.find(key);
   if (found != plans_.end()) return found->second.get();
   auto plan = std::make_unique<Plan>();
-  RETURN_IF_ERROR(plan->Build(handle_, shape, workspace_));
+  RETURN_IF_ERROR(plan->Build(handle_, shape, alignment, workspace_));
   Plan* const result = plan.get();
-  plans_[shape] = std::move(plan);
+  plans_[key] = std::move(plan);
   return result;
 }
 
-bool Matmul::Has(const MatmulShape& shape) { return PlanOf(shape).ok(); }
+bool Matmul::Has(const MatmulShape& shape) { return PlanOf(shape, {}).ok(); }
 
 Status Matmul::Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
                    const MatmulScales& scales, bool accumulate, float* out) {
-  ASSIGN_OR_RETURN(Plan* const plan, PlanOf(shape));
+  const auto aligned = [](const void* p) { return AlignmentOf(reinterpret_cast<uintptr_t>(p)); };
+  ASSIGN_OR_RETURN(Plan* const plan, PlanOf(shape, {aligned(a), aligned(b), aligned(out)}));
   if (IsNarrow(shape.a)) RETURN_IF_ERROR(plan->SetScales(scales));
   const float one = 1.0f;
   const float beta = accumulate ? 1.0f : 0.0f;

@@ -5,7 +5,8 @@
 // Purpose: one place that knows descriptors, layouts, scale modes, heuristics and the workspace.
 // FP32 products run without TF32; the others accumulate in FP32. FP8 products promote their partial
 // sums to FP32 (FAST_ACCUM 0) unless asked not to. Thread-safety: thread-compatible. Ownership:
-// owns the handle, the workspace and a plan per shape, so a warmed-up step allocates nothing.
+// owns the handle, the workspace and a plan per shape and alignment, so a warmed-up step allocates
+// nothing.
 #pragma once
 
 #include <cublasLt.h>
@@ -14,7 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <tuple>
+#include <utility>
 
 #include "base/status.h"
 
@@ -36,6 +37,16 @@ struct MatmulShape {
 constexpr bool IsNarrow(MatmulElem elem) {
   return elem != MatmulElem::kF32 && elem != MatmulElem::kBf16;
 }
+// What every pointer of a product is a multiple of, in bytes; from kMostAligned on all are alike.
+struct MatmulAlignment {
+  static constexpr uint32_t kMostAligned = 256;  // cuBLASLt's assumption when nothing is said
+  uint32_t a = kMostAligned, b = kMostAligned, out = kMostAligned;
+  auto operator<=>(const MatmulAlignment&) const = default;
+};
+constexpr uint32_t AlignmentOf(uintptr_t address) {
+  const uintptr_t bits = address | MatmulAlignment::kMostAligned;
+  return static_cast<uint32_t>(bits & (~bits + 1));
+}
 // Of narrow operands; m of a, n of b, or one per block.
 struct MatmulScales {
   const void* a = nullptr;
@@ -49,8 +60,8 @@ class Matmul {
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
 
-  // out = op(a) op(b) + (accumulate ? out : 0). Device pointers. UNIMPLEMENTED when cuBLASLt has no
-  // algorithm for the shape.
+  // out = op(a) op(b) + (accumulate ? out : 0). Device pointers; views may begin at any element.
+  // UNIMPLEMENTED when cuBLASLt has no algorithm for the shape.
   Status Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
              const MatmulScales& scales, bool accumulate, float* out);
   // Whether cuBLASLt has an algorithm on this device.
@@ -61,11 +72,11 @@ class Matmul {
  private:
   struct Plan;
   Matmul() = default;
-  Result<Plan*> PlanOf(const MatmulShape& shape);
+  Result<Plan*> PlanOf(const MatmulShape& shape, const MatmulAlignment& alignment);
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  std::map<MatmulShape, std::unique_ptr<Plan>> plans_;
+  std::map<std::pair<MatmulShape, MatmulAlignment>, std::unique_ptr<Plan>> plans_;
 };
 
 }  // namespace nibble::cuda

@@ -30,7 +30,7 @@ bool InTiles(const QuantizeTarget& target, ConstTensorView x) {
   const Quant& quant = *target.quant;
   return !quant.pre.enabled && !IsGrouped(quant.block) && target.context->history == nullptr &&
          !quant.has_history() && target.context->keep_codes && x.size() > 0 &&
-         InFours(x.cols, {x.data});
+         x.dtype == DType::kF32 && InFours(x.cols, {x.data});
 }
 
 }  // namespace

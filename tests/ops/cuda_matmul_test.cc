@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cuda/matmul.h"
+#include "kernels/formats/bf16.h"
 #include "kernels/formats/e2m1.h"
 #include "kernels/formats/fp8.h"
 #include "kernels/formats/philox.h"
@@ -135,6 +136,48 @@ TEST_F(CudaMatmul, SumsOfCarriedCodesAreExactWithoutFastAccumulation) {
                static_cast<long long>(inexact), static_cast<long long>(kM * kN), worst);
         EXPECT_TRUE(fast || inexact == 0) << what;
         EXPECT_LT(worst, 0.1) << what;
+      }
+    }
+  }
+}
+
+// Views may begin at any element and rows have any length: gradients lie one after another.
+TEST_F(CudaMatmul, OperandsMayBeginAtAnyElement) {
+  constexpr size_t kMost = 3;
+  for (const int64_t depth : {64, 37}) {
+    std::vector<float> a(static_cast<size_t>(kM * depth) + kMost, 1.0f);
+    std::vector<float> b(static_cast<size_t>(kN * depth) + kMost, 1.0f);
+    for (size_t i = 0; i < a.size(); ++i) a[i] = E2M1Of(Word(1, i));
+    for (size_t i = 0; i < b.size(); ++i) b[i] = E2M1Of(Word(2, i));
+    std::vector<uint16_t> narrow_a, narrow_b;
+    for (const float value : a) narrow_a.push_back(formats::ToBf16(value));
+    for (const float value : b) narrow_b.push_back(formats::ToBf16(value));
+    OnDevice<float> wide_left(a), wide_right(b);
+    OnDevice<uint16_t> left(narrow_a), right(narrow_b);
+    for (const bool bf16 : {false, true}) {
+      for (size_t shift = 0; shift <= kMost; ++shift) {
+        OnDevice<float> out(std::vector<float>(static_cast<size_t>(kM * kN) + kMost, NAN));
+        MatmulShape shape{kM, kN, depth, false, true};
+        if (bf16) shape.a = shape.b = MatmulElem::kBf16;
+        const void* const x = bf16 ? static_cast<const void*>(left.data() + shift)
+                                   : static_cast<const void*>(wide_left.data() + shift);
+        const void* const w = bf16 ? static_cast<const void*>(right.data() + shift)
+                                   : static_cast<const void*>(wide_right.data() + shift);
+        const Status status = matmul_->Run(stream_, shape, x, w, {}, false, out.data() + shift);
+        ASSERT_TRUE(status.ok()) << status.ToString();
+        ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+        const std::vector<float> got = out.Host();
+        for (int64_t i = 0; i < kM; ++i) {
+          for (int64_t j = 0; j < kN; ++j) {
+            float sum = 0;  // exact: quarters
+            for (int64_t k = 0; k < depth; ++k) {
+              sum += a[static_cast<size_t>(i * depth + k) + shift] *
+                     b[static_cast<size_t>(j * depth + k) + shift];
+            }
+            ASSERT_EQ(got[static_cast<size_t>(i * kN + j) + shift], sum)
+                << (bf16 ? "bf16 " : "fp32 ") << depth << " at " << shift;
+          }
+        }
       }
     }
   }

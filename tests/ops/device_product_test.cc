@@ -115,9 +115,10 @@ void ExpectNear(const std::vector<float>& got, const std::vector<float>& expecte
   }
 }
 
-// Sums of E2M1 codes are exact, so forward products differ by the rounding of the scales alone; FP8
-// gradients leave the sums inexact: 128 terms between promotions, 2^-13 of the largest partial sum.
-constexpr double kExactTolerance = 4e-7, kGradientTolerance = 2e-3;
+// Sums of E2M1 codes are exact, so forward products differ by the rounding of the scales alone. FP8
+// gradients and outliers in E4M3 leave the sums inexact: an FP8 tensor core keeps 13 bits below the
+// largest term, 128 terms between promotions.
+constexpr double kExactTolerance = 4e-7, kFp8Tolerance = 2e-3;
 
 TEST(Device, ProductsOnCodesAreTheCpus) {
   Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
@@ -135,12 +136,13 @@ TEST(Device, ProductsOnCodesAreTheCpus) {
         const LayerProducts device = RunLayer(**cuda, comp, backward, s.tokens, s.in, s.out, path);
         const LayerProducts reference =
             RunLayer(*cpu, comp, false, s.tokens, s.in, s.out, Support::kFast);
-        ExpectNear(device.y, reference.y, kExactTolerance, "y");
+        const bool fp8_outliers = comp == OccComp::kE4M3 && path == Support::kFast;
+        ExpectNear(device.y, reference.y, fp8_outliers ? kFp8Tolerance : kExactTolerance, "y");
         if (!backward) continue;
         const LayerProducts exact =
             RunLayer(**cuda, comp, true, s.tokens, s.in, s.out, Support::kReference);
-        ExpectNear(device.dx, exact.dx, kGradientTolerance, "dx");
-        ExpectNear(device.dw, exact.dw, kGradientTolerance, "dw");
+        ExpectNear(device.dx, exact.dx, kFp8Tolerance, "dx");
+        ExpectNear(device.dw, exact.dw, kFp8Tolerance, "dw");
       }
     }
   }
