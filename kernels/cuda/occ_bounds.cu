@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Exact order statistics for outlier clamping: radix selection on BF16 order keys, high byte first,
-// for the whole tensor or each row. Counts are integers, so their order does not matter.
+// Exact order statistics for outlier clamping, of the whole tensor or of each row; kernels:
+// occ_kernels.cuh.
 #include <limits>
 
 #include "kernels/checks.h"
@@ -10,7 +10,6 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/occ_kernels.cuh"
 #include "kernels/cuda/row_stats.h"
-#include "kernels/formats/bf16.h"
 #include "kernels/formats/occ.h"
 
 namespace nibble::cuda {
@@ -24,63 +23,6 @@ struct SetBoundsOp {
     stats[row].high = high;
   }
 };
-
-// Where shared memory is too small for CountKeysKernel.
-template <typename Values>
-struct CountKeysOp {
-  Values x;
-  unsigned* counts;
-  __device__ void operator()(int64_t i) const {
-    atomicAdd(&counts[formats::Bf16OrderKey(x.Bits(i))], 1u);
-  }
-};
-
-// The key of rank `rank` among a row that begins at `row`: 256 bins of the high byte, then of the
-// low byte.
-template <typename Values>
-__device__ uint16_t SelectKey(Values x, int64_t row, int64_t cols, int64_t rank) {
-  __shared__ unsigned bins[256];
-  __shared__ int chosen;
-  __shared__ int64_t left;
-  int high = 0;
-  for (int pass = 0; pass < 2; ++pass) {
-    __syncthreads();
-    bins[threadIdx.x] = 0;
-    if (threadIdx.x == 0 && pass == 0) left = rank;
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < cols; i += kThreads) {
-      const uint16_t key = formats::Bf16OrderKey(x.Bits(row + i));
-      if (pass == 0) {
-        atomicAdd(&bins[key >> 8], 1u);
-      } else if (key >> 8 == high) {
-        atomicAdd(&bins[key & 255], 1u);
-      }
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int bin = 0;
-      while (bin < 255 && left >= static_cast<int64_t>(bins[bin])) left -= bins[bin++];
-      chosen = bin;
-    }
-    __syncthreads();
-    if (pass == 0) high = chosen;
-  }
-  return static_cast<uint16_t>(high << 8 | chosen);
-}
-
-template <typename Values>
-__global__ void TokenBoundsKernel(Values x, int64_t rows, int64_t cols, int64_t low_rank,
-                                  int64_t high_rank, RowStats* stats) {
-  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const uint16_t low = SelectKey(x, row * cols, cols, low_rank);
-    const uint16_t high = SelectKey(x, row * cols, cols, high_rank);
-    if (threadIdx.x == 0) {
-      stats[row].low = formats::FromBf16(formats::Bf16FromOrderKey(low));
-      stats[row].high = formats::FromBf16(formats::Bf16FromOrderKey(high));
-    }
-    __syncthreads();
-  }
-}
 
 }  // namespace
 

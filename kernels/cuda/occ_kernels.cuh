@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The histogram behind exact tensor quantiles, how often each BF16 order key occurs, and the values
-// of two ranks.
+// Exact quantiles: the histogram of a tensor's BF16 order keys and the values of two ranks; or
+// those of each row, by radix selection on the keys, high byte first.
 //
-// Purpose: one read of x; counts gather in shared memory, 16 bits each, and reach global memory
-// once per chunk. Integers: the order does not matter. Thread-safety: kernels, ordered by their
-// stream.
+// Purpose: a tensor is read once; counts gather in shared memory, 16 bits each, and reach global
+// memory once per chunk. Integers: the order does not matter. Thread-safety: kernels, ordered by
+// their stream.
 #pragma once
 
 #include "kernels/cuda/block.cuh"
@@ -114,5 +114,62 @@ __global__ void TensorBoundsKernel(const unsigned* counts, int64_t low_rank, int
   }
 }
 static_assert(kThreads == 2 * kStepKeys);
+
+// Where shared memory is too small for CountKeysKernel.
+template <typename Values>
+struct CountKeysOp {
+  Values x;
+  unsigned* counts;
+  __device__ void operator()(int64_t i) const {
+    atomicAdd(&counts[formats::Bf16OrderKey(x.Bits(i))], 1u);
+  }
+};
+
+// The key of rank `rank` among a row that begins at `row`: 256 bins of the high byte, then of the
+// low byte.
+template <typename Values>
+__device__ uint16_t SelectKey(Values x, int64_t row, int64_t cols, int64_t rank) {
+  __shared__ unsigned bins[256];
+  __shared__ int chosen;
+  __shared__ int64_t left;
+  int high = 0;
+  for (int pass = 0; pass < 2; ++pass) {
+    __syncthreads();
+    bins[threadIdx.x] = 0;
+    if (threadIdx.x == 0 && pass == 0) left = rank;
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < cols; i += kThreads) {
+      const uint16_t key = formats::Bf16OrderKey(x.Bits(row + i));
+      if (pass == 0) {
+        atomicAdd(&bins[key >> 8], 1u);
+      } else if (key >> 8 == high) {
+        atomicAdd(&bins[key & 255], 1u);
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      int bin = 0;
+      while (bin < 255 && left >= static_cast<int64_t>(bins[bin])) left -= bins[bin++];
+      chosen = bin;
+    }
+    __syncthreads();
+    if (pass == 0) high = chosen;
+  }
+  return static_cast<uint16_t>(high << 8 | chosen);
+}
+
+template <typename Values>
+__global__ void TokenBoundsKernel(Values x, int64_t rows, int64_t cols, int64_t low_rank,
+                                  int64_t high_rank, RowStats* stats) {
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const uint16_t low = SelectKey(x, row * cols, cols, low_rank);
+    const uint16_t high = SelectKey(x, row * cols, cols, high_rank);
+    if (threadIdx.x == 0) {
+      stats[row].low = formats::FromBf16(formats::Bf16FromOrderKey(low));
+      stats[row].high = formats::FromBf16(formats::Bf16FromOrderKey(high));
+    }
+    __syncthreads();
+  }
+}
 
 }  // namespace nibble::cuda

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sums that reach the host, checks of token ids.
+// Sums that reach the host, checks of token ids; kernels: reduce_kernels.cuh, ids.cuh.
 #include <string>
 #include <vector>
 
@@ -9,31 +9,15 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/ids.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/reduce_kernels.cuh"
 
 namespace nibble::cuda {
-namespace {
-
-constexpr int64_t kChunk = 16384;  // elements per block: fixed, so the order of the sum is too
-
-__global__ void SumKernel(const float* x, int64_t n, bool squared, double* partials) {
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kChunk;
-  const int64_t last = first + kChunk < n ? first + kChunk : n;
-  double sum = 0;
-  for (int64_t i = first + threadIdx.x; i < last; i += kThreads) {
-    const double value = static_cast<double>(x[i]);
-    sum += squared ? value * value : value;
-  }
-  const double total = BlockSum(sum);
-  if (threadIdx.x == 0) partials[blockIdx.x] = total;
-}
-
-}  // namespace
 
 Result<double> CudaBackend::Reduce(ConstTensorView x, bool squared) {
   const char* op = squared ? "SumOfSquares" : "Sum";
   RETURN_IF_ERROR(CheckSameSize(op, "x", x, x.size()));
   if (x.size() == 0) return 0.0;
-  const int64_t chunks = (x.size() + kChunk - 1) / kChunk;
+  const int64_t chunks = (x.size() + kSumChunk - 1) / kSumChunk;
   RETURN_IF_ERROR(reduce_partials_.Reserve(*this, chunks * 8));
   SumKernel<<<static_cast<unsigned>(chunks), kThreads, 0, stream_>>>(
       x.f32(), x.size(), squared, static_cast<double*>(reduce_partials_.data()));

@@ -10,15 +10,6 @@
 #include "kernels/rounded_state.h"
 
 namespace nibble::cuda {
-namespace {
-
-struct RoundToE4M3Op {
-  float scale;
-  float* x;
-  __device__ void operator()(int64_t i) const { x[i] = formats::RoundE4M3(x[i] * scale); }
-};
-
-}  // namespace
 
 Status CudaBackend::RoundedAdamW(const AdamWParams& params, const StatePrecision& precision,
                                  ConstTensorView gradient, TensorView m, TensorView v,

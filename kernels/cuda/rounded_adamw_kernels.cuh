@@ -129,4 +129,10 @@ __global__ void AbsMaxKernel(const float* x, int64_t n, uint32_t* bits) {
   if (threadIdx.x == 0) atomicMax(bits, largest);
 }
 
+struct RoundToE4M3Op {
+  float scale;
+  float* x;
+  __device__ void operator()(int64_t i) const { x[i] = formats::RoundE4M3(x[i] * scale); }
+};
+
 }  // namespace nibble::cuda

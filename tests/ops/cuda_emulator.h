@@ -6,22 +6,21 @@
 // Purpose: kernels that include nothing of CUDA (kernels/cuda/*.cuh) compile here as plain C++.
 // Each thread of a block is a fiber; fibers change only at barriers and warp operations, so a block
 // runs in a fixed order, forwards or backwards: results that differ show a missing barrier. Blocks
-// run one after another. What it cannot show: speed, memory coalescing, races between blocks, the
-// rounding of tensor cores. Include before the kernels. Thread-safety: one launch at a time.
+// run one after another, forwards or backwards, too; a block that waits for one that has not run
+// aborts. Every access is judged (cuda_access_check.h): races, also between blocks, memory that was
+// not set, places outside an allocation fail the test. What it cannot show: speed, memory
+// coalescing, the rounding of tensor cores. Include before the kernels. Thread-safety: one launch
+// at a time.
 #pragma once
 
-#include <setjmp.h>
-#include <ucontext.h>
-
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <vector>
 
 #include "kernels/formats/bf16.h"
+#include "tests/ops/cuda_fibers.h"
 
 #define __global__ inline
 #define __device__
@@ -31,175 +30,6 @@
 
 namespace nibble::cuda {
 
-struct EmulatedDim {
-  unsigned x = 1, y = 1, z = 1;
-};
-
-enum class FiberOrder { kForwards, kBackwards };
-
-class Emulator {
- public:
-  static Emulator& Get() {
-    static Emulator emulator;
-    return emulator;
-  }
-
-  // Runs `kernel` once per thread of the grid, `shared_bytes` of dynamic shared memory each block.
-  void Launch(EmulatedDim grid, unsigned threads, size_t shared_bytes, FiberOrder order,
-              const std::function<void()>& kernel) {
-    kernel_ = &kernel;
-    grid_ = grid;
-    threads_ = threads;
-    order_ = order;
-    shared_.assign(shared_bytes / 16 + 1, Chunk{});
-    for (unsigned z = 0; z < grid.z; ++z) {
-      for (unsigned y = 0; y < grid.y; ++y) {
-        for (unsigned x = 0; x < grid.x; ++x) RunBlock({x, y, z});
-      }
-    }
-  }
-
-  void BlockBarrier() { Wait(block_, threads_); }
-
-  // Every lane of the warp gives a value and gets those of all 32.
-  template <typename T>
-  std::vector<T> Exchange(const T& value) {
-    Warp& warp = warps_[current_ / 32];
-    const unsigned lanes = threads_ < 32 ? threads_ : 32;
-    warp.slots[current_ % 32].assign(reinterpret_cast<const uint8_t*>(&value),
-                                     reinterpret_cast<const uint8_t*>(&value) + sizeof(T));
-    Wait(warp.barrier, lanes);
-    std::vector<T> all(32);
-    for (unsigned lane = 0; lane < lanes; ++lane) {
-      std::memcpy(&all[lane], warp.slots[lane].data(), sizeof(T));
-    }
-    Wait(warp.barrier, lanes);
-    return all;
-  }
-
-  // Asynchronous copies of the running thread.
-  struct Copy {
-    void* shared;
-    uint8_t bytes[16];
-  };
-  std::vector<Copy>& copies() { return fibers_[current_].copies.open; }
-  void Commit() {
-    Copies& copies = fibers_[current_].copies;
-    copies.groups.push_back(std::move(copies.open));
-    copies.open.clear();
-  }
-  void Land(size_t pending) {
-    std::vector<std::vector<Copy>>& groups = fibers_[current_].copies.groups;
-    while (groups.size() > pending) {
-      for (const Copy& copy : groups.front()) std::memcpy(copy.shared, copy.bytes, 16);
-      groups.erase(groups.begin());
-    }
-  }
-
-  unsigned thread() const { return current_; }
-  unsigned threads() const { return threads_; }
-  EmulatedDim block() const { return place_; }
-  EmulatedDim grid() const { return grid_; }
-  void* shared() { return shared_.data(); }
-
- private:
-  static constexpr size_t kStackBytes = 128 << 10;
-  struct alignas(16) Chunk {
-    uint8_t bytes[16];
-  };
-  struct Barrier {
-    unsigned arrived = 0;
-    uint64_t generation = 0;
-  };
-  struct Warp {
-    Barrier barrier;
-    std::vector<uint8_t> slots[32];
-  };
-  struct Copies {
-    std::vector<Copy> open;
-    std::vector<std::vector<Copy>> groups;
-  };
-  struct Fiber {
-    Copies copies;
-    ucontext_t context;  // to begin; later switches need no system call
-    jmp_buf resume;
-    std::unique_ptr<uint8_t[]> stack;
-    bool begun = false;
-    bool done = false;
-  };
-
-  void Wait(Barrier& barrier, unsigned expected) {
-    progress_ = true;
-    const uint64_t generation = barrier.generation;
-    if (++barrier.arrived == expected) {
-      barrier.arrived = 0;
-      ++barrier.generation;
-      return;
-    }
-    while (barrier.generation == generation) {
-      if (_setjmp(fibers_[current_].resume) == 0) _longjmp(scheduler_, 1);
-    }
-    progress_ = true;
-  }
-
-  static void Entry() {
-    Emulator& emulator = Get();
-    (*emulator.kernel_)();
-    emulator.fibers_[emulator.current_].done = true;
-    emulator.progress_ = true;
-    _longjmp(emulator.scheduler_, 1);
-  }
-
-  // Returns when the fiber waits or ends.
-  void Resume(Fiber& fiber) {
-    if (_setjmp(scheduler_) != 0) return;
-    if (fiber.begun) _longjmp(fiber.resume, 1);
-    fiber.begun = true;
-    setcontext(&fiber.context);
-  }
-
-  void RunBlock(EmulatedDim place) {
-    place_ = place;
-    block_ = Barrier();
-    warps_.assign((threads_ + 31) / 32, Warp());
-    fibers_.resize(threads_);
-    for (Fiber& fiber : fibers_) {
-      if (fiber.stack == nullptr) fiber.stack = std::make_unique<uint8_t[]>(kStackBytes);
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
-      fiber.context.uc_stack.ss_size = kStackBytes;
-      fiber.context.uc_link = nullptr;
-      fiber.copies = Copies();
-      fiber.begun = fiber.done = false;
-      makecontext(&fiber.context, &Emulator::Entry, 0);
-    }
-    bool live = true;
-    while (live) {
-      live = false;
-      progress_ = false;
-      for (unsigned i = 0; i < threads_; ++i) {
-        current_ = order_ == FiberOrder::kForwards ? i : threads_ - 1 - i;
-        if (fibers_[current_].done) continue;
-        live = true;
-        Resume(fibers_[current_]);
-      }
-      // All wait and nobody moved: a barrier that not every thread reaches.
-      if (live && !progress_) std::abort();
-    }
-  }
-
-  const std::function<void()>* kernel_ = nullptr;
-  EmulatedDim grid_, place_;
-  unsigned threads_ = 0, current_ = 0;
-  FiberOrder order_ = FiberOrder::kForwards;
-  bool progress_ = false;
-  jmp_buf scheduler_;
-  Barrier block_;
-  std::vector<Warp> warps_;
-  std::vector<Fiber> fibers_;
-  std::vector<Chunk> shared_;
-};
-
 // --- What CUDA C++ gives a kernel
 // -----------------------------------------------------------------
 
@@ -208,17 +38,21 @@ struct EmulatedIndex {
   struct Axis {
     EmulatedDim (*get)();
     unsigned EmulatedDim::*member;
-    operator unsigned() const { return get().*member; }
+    NIBBLE_UNWATCHED operator unsigned() const { return get().*member; }
   };
   Axis x{get, &EmulatedDim::x}, y{get, &EmulatedDim::y}, z{get, &EmulatedDim::z};
 };
-inline const EmulatedIndex threadIdx{[] { return EmulatedDim{Emulator::Get().thread(), 0, 0}; }};
-inline const EmulatedIndex blockDim{[] { return EmulatedDim{Emulator::Get().threads(), 1, 1}; }};
-inline const EmulatedIndex blockIdx{[] { return Emulator::Get().block(); }};
-inline const EmulatedIndex gridDim{[] { return Emulator::Get().grid(); }};
+inline constexpr EmulatedIndex threadIdx{[] {
+  return EmulatedDim{Emulator::Get().thread(), 0, 0};
+}};
+inline constexpr EmulatedIndex blockDim{[] {
+  return EmulatedDim{Emulator::Get().threads(), 1, 1};
+}};
+inline constexpr EmulatedIndex blockIdx{[] { return Emulator::Get().block(); }};
+inline constexpr EmulatedIndex gridDim{[] { return Emulator::Get().grid(); }};
 
 inline void __syncthreads() { Emulator::Get().BlockBarrier(); }
-inline void __syncwarp() { Emulator::Get().Exchange(0); }
+inline void __syncwarp() { Emulator::Get().WarpBarrier(); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
@@ -260,29 +94,29 @@ inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+template <typename T, typename Next>
+T Atomically(T* at, Next next) {
+  const Unwatched own;
+  AccessCheck::Record(at, sizeof(T), AccessCheck::Kind::kAtomic);
+  const T old = *at;
+  *at = next(old);
+  return old;
+}
 template <typename T>
 T atomicExch(T* at, T value) {
-  const T old = *at;
-  *at = value;
-  return old;
+  return Atomically(at, [value](T) { return static_cast<T>(value); });
 }
 template <typename T>
 T atomicMax(T* at, T value) {
-  const T old = *at;
-  *at = old > value ? old : value;
-  return old;
+  return Atomically(at, [value](T old) { return static_cast<T>(old > value ? old : value); });
 }
 template <typename T>
 T atomicMin(T* at, T value) {
-  const T old = *at;
-  *at = old < value ? old : value;
-  return old;
+  return Atomically(at, [value](T old) { return static_cast<T>(old < value ? old : value); });
 }
 template <typename T>
 T atomicAdd(T* at, T value) {
-  const T old = *at;
-  *at = old + value;
-  return old;
+  return Atomically(at, [value](T old) { return static_cast<T>(old + value); });
 }
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -310,6 +144,7 @@ inline void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
   }
 }
 inline void LoadEmulatedMatrices(uint32_t (&r)[4], const uint16_t* row, bool transposed) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::abort();  // as a GPU would
   const auto rows = Emulator::Get().Exchange(row);
   const size_t lane = Emulator::Get().thread() % 32;
   for (size_t m = 0; m < 4; ++m) {
@@ -330,8 +165,17 @@ inline void LoadMatricesTransposed(uint32_t (&r)[4], const uint16_t* row) {
 
 // Copies land when they are waited for, so that a missing wait is seen.
 inline void CopyAsync16(void* shared, const void* global, bool live) {
-  Emulator::Get().copies().push_back({shared, {}});
-  if (live) std::memcpy(Emulator::Get().copies().back().bytes, global, 16);
+  const Unwatched own;
+  Emulator::Copy copy{shared, {}};
+  if (live) {
+    AccessCheck::Record(global, 16, AccessCheck::Kind::kRead);
+    std::memcpy(copy.bytes, global, 16);
+  }
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(global) % 16 != 0) {
+    std::abort();  // as a GPU would
+  }
+  Emulator::Get().Begin(copy);
 }
 inline void CommitCopies() { Emulator::Get().Commit(); }
 template <int kPending>
