@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <utility>
 
 #include "base/status.h"
 
@@ -47,6 +46,10 @@ constexpr uint32_t AlignmentOf(uintptr_t address) {
   const uintptr_t bits = address | MatmulAlignment::kMostAligned;
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
+// Scaled by vectors along the output.
+constexpr bool IsOuterFp8(MatmulElem elem) {
+  return elem == MatmulElem::kE4M3 || elem == MatmulElem::kE5M2;
+}
 // Of narrow operands; m of a, n of b, or one per block.
 struct MatmulScales {
   const void* a = nullptr;
@@ -61,7 +64,9 @@ class Matmul {
   Matmul& operator=(const Matmul&) = delete;
 
   // out = op(a) op(b) + (accumulate ? out : 0). Device pointers; views may begin at any element.
-  // UNIMPLEMENTED when cuBLASLt has no algorithm for the shape.
+  // UNIMPLEMENTED when cuBLASLt has no algorithm for the shape. Hopper's have none with scale
+  // vectors for long sums of few outputs (pytorch/ao issue 4582: K 9216, 256 by 3072): these go in
+  // slices of the sum, each rounded to FP32 and added to the ones before.
   Status Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
              const MatmulScales& scales, bool accumulate, float* out);
   // Whether cuBLASLt has an algorithm on this device.
@@ -71,12 +76,22 @@ class Matmul {
 
  private:
   struct Plan;
+  struct Key {
+    MatmulShape shape;
+    MatmulAlignment alignment;
+    int64_t pitch;  // of narrow operands: from line to line, k of the whole product
+    auto operator<=>(const Key&) const = default;
+  };
   Matmul() = default;
-  Result<Plan*> PlanOf(const MatmulShape& shape, const MatmulAlignment& alignment);
+  Result<Plan*> PlanOf(const Key& key);
+  // Terms to sum at a time; UNIMPLEMENTED when no number of them has algorithms.
+  Result<int64_t> DepthOf(const Key& key);
+  Status Launch(cudaStream_t stream, const Key& key, const void* a, const void* b,
+                const MatmulScales& scales, bool accumulate, float* out);
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  std::map<std::pair<MatmulShape, MatmulAlignment>, std::unique_ptr<Plan>> plans_;
+  std::map<Key, std::unique_ptr<Plan>> plans_;  // nullptr: there is no algorithm
 };
 
 }  // namespace nibble::cuda

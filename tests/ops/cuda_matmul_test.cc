@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cuda/matmul.h"
@@ -136,6 +137,44 @@ TEST_F(CudaMatmul, SumsOfCarriedCodesAreExactWithoutFastAccumulation) {
                static_cast<long long>(inexact), static_cast<long long>(kM * kN), worst);
         EXPECT_TRUE(fast || inexact == 0) << what;
         EXPECT_LT(worst, 0.1) << what;
+      }
+    }
+  }
+}
+
+// Sums for which the library may have no algorithm with scale vectors: long ones of few outputs.
+TEST_F(CudaMatmul, LongSumsOfFewOutputsRun) {
+  for (const auto& [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{128, 3072, 9216},
+                                {16, 16, 65536},
+                                {256, 256, 8208}}) {
+    const MatmulShape shape{m, n, k, false, true, MatmulElem::kE4M3, MatmulElem::kE4M3};
+    if (!matmul_->Has({256, 256, 256, false, true, MatmulElem::kE4M3, MatmulElem::kE4M3})) {
+      GTEST_SKIP() << "this device has no FP8 products with scale vectors";
+    }
+    ASSERT_TRUE(matmul_->Has(shape)) << m << ' ' << n << ' ' << k;
+    // The same 16 lines again and again.
+    std::vector<float> lines_a(static_cast<size_t>(16 * k)), lines_b(lines_a.size());
+    for (size_t i = 0; i < lines_a.size(); ++i) lines_a[i] = E2M1Of(Word(1, i));
+    for (size_t i = 0; i < lines_b.size(); ++i) lines_b[i] = E2M1Of(Word(2, i));
+    const auto codes = [&](const std::vector<float>& lines, int64_t rows) {
+      std::vector<uint8_t> all(static_cast<size_t>(rows * k));
+      for (size_t i = 0; i < all.size(); ++i) all[i] = formats::EncodeE4M3(lines[i % lines.size()]);
+      return all;
+    };
+    OnDevice<float> scale_a(std::vector<float>(static_cast<size_t>(m), 0.5f));
+    OnDevice<float> scale_b(std::vector<float>(static_cast<size_t>(n), 4.0f));
+    const std::vector<float> out =
+        Run(shape, codes(lines_a, m), codes(lines_b, n), {scale_a.data(), scale_b.data()});
+    for (int64_t i = 0; i < 16; ++i) {
+      for (int64_t j = 0; j < 16; ++j) {
+        double sum = 0;  // exact: quarters
+        for (int64_t l = 0; l < k; ++l) {
+          sum += static_cast<double>(lines_a[static_cast<size_t>(i * k + l)]) *
+                 static_cast<double>(lines_b[static_cast<size_t>(j * k + l)]);
+        }
+        for (const int64_t row : {i, m - 16 + i}) {
+          ASSERT_EQ(out[static_cast<size_t>(row * n + j)], 2 * sum) << m << ' ' << n << ' ' << k;
+        }
       }
     }
   }
