@@ -251,7 +251,7 @@ TEST(Device, RotatesWhileItQuantizesToTheBitsOfTheCpu) {
         EXPECT_EQ(a.scale_codes, b.scale_codes);
         EXPECT_EQ(a.outer_scale, b.outer_scale);
         EXPECT_EQ(a.nonfinite, b.nonfinite);
-        EXPECT_EQ(std::memcmp(a.decoded.data(), b.decoded.data(), a.decoded.size() * 4), 0);
+        EXPECT_EQ(a.decoded, b.decoded);
       }
     }
   }
