@@ -160,7 +160,8 @@ Status FormRows(Backend& backend, const OperandSource& s) {
 Status Backend::QuantizeFormed(const OperandSource& source, const Quant& quant,
                                const QuantizeContext& context, QuantizedTensor* out) {
   RETURN_IF_ERROR(FormRows(*this, source));
-  return Quantize(quant, context, source.rows, out, {});
+  if (quant.rotation.size == 0) return Quantize(quant, context, source.rows, out, {});
+  return QuantizeRotated(quant, context, source.rows, source.rows, out, {});
 }
 
 Status RotateSource(Backend& backend, const Quant& quant, const QuantizeContext& context,

@@ -270,7 +270,7 @@ class Backend {
                               QuantizedTensor* second_out);
   // Quantize of source.rows once they are formed, where nothing but the codes is wanted: the rows
   // themselves need not reach memory, and source.rows holds anything afterwards. The bits of
-  // FormRows and Quantize, whose composition is the default.
+  // FormRows and Quantize, or QuantizeRotated, whose composition is the default.
   virtual Status QuantizeFormed(const OperandSource& source, const Quant& quant,
                                 const QuantizeContext& context, QuantizedTensor* out);
   // Quantize of x under quant.rotation: RotateSource into `rotated` (R, C), then Quantize of that,

@@ -24,9 +24,8 @@ Status LinearInput::CheckRows(ConstTensorView x) const {
 bool LinearInput::TakesCodesAlone(const LinearStep& step, int64_t rows, int64_t cols) const {
   const Quant& quant = recipe_.slot(Slot::kXf);
   const bool alone = recipe_.SharesCodes(Slot::kXw) || RequantizesWgrad();
-  return quant.has_scale() && alone && quant.rotation.size == 0 && !quant.has_history() &&
-         quant.split == Split::kNone && SplitQuant().split == Split::kNone &&
-         !step.measure_health &&
+  return quant.has_scale() && alone && !quant.has_history() && quant.split == Split::kNone &&
+         SplitQuant().split == Split::kNone && !step.measure_health &&
          FormOf(workspace_.backend(), recipe_, kFprop, rows, 0, cols).on_codes;
 }
 

@@ -82,8 +82,8 @@ class SlotOperand {
   Status Make(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot, uint32_t layer,
               const LinearStep& step, const SlotOperand* fold, OperandForms forms,
               ConstTensorView source, const OperandExtras& extras = {});
-  // Codes of rows that are formed for this operand alone. The slot neither rotates nor splits nor
-  // looks at past maxima.
+  // Codes of rows that are formed for this operand alone. The slot neither splits nor looks at past
+  // maxima.
   Status MakeFormed(LinearWorkspace& workspace, const LinearRecipe& recipe, Slot slot,
                     uint32_t layer, const LinearStep& step, const OperandSource& source);
   // Gd and Gw of one dy, codes only, as two calls of Make would, in fewer passes over dy. Neither

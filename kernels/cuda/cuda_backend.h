@@ -228,6 +228,7 @@ class CudaBackend final : public Backend {
                         int rotation, QuantizedTensor* out, TensorView decoded);
   Status PrepareGroups(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                        bool in_tiles, QuantizedTensor* out, GroupTask* task);
+  static bool RotatesInTiles(const Quant& quant);
   Status QuantizeInCells(const Quant& quant, const QuantizeContext& context, GroupTask task);
   Status QuantizeInTiles(const Quant& quant, const QuantizeContext& context, int rotation,
                          const GroupTask& group);

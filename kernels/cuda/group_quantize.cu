@@ -182,11 +182,15 @@ Status CudaBackend::QuantizeInTiles(const Quant& quant, const QuantizeContext& c
   return LaunchStatus("Quantize");
 }
 
+bool CudaBackend::RotatesInTiles(const Quant& quant) {
+  return FitsTiles(quant, quant.rotation.size);
+}
+
 Status CudaBackend::QuantizeRotated(const Quant& quant, const QuantizeContext& context,
                                     ConstTensorView x, TensorView rotated, QuantizedTensor* out,
                                     TensorView decoded) {
   RETURN_IF_ERROR(CheckRotation(quant.rotation, context, x.rows, x.cols));
-  if (!FitsTiles(quant, quant.rotation.size)) {
+  if (!RotatesInTiles(quant)) {
     return Backend::QuantizeRotated(quant, context, x, rotated, out, decoded);
   }
   return QuantizeGroups(quant, context, x, quant.rotation.size, out, decoded);

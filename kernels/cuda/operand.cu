@@ -8,8 +8,11 @@ namespace nibble::cuda {
 
 Status CudaBackend::QuantizeFormed(const OperandSource& source, const Quant& quant,
                                    const QuantizeContext& context, QuantizedTensor* out) {
+  const bool rotates = quant.rotation.size > 0;
+  const bool rounds =
+      rotates ? RotatesInTiles(quant) && quant.source != Source::kRequant : context.round_source;
   // Past maxima are taken of FP32 rows.
-  if (!context.round_source || quant.has_history()) {
+  if (!rounds || quant.has_history()) {
     return Backend::QuantizeFormed(source, quant, context, out);
   }
   OperandSource rows = source;
@@ -17,6 +20,7 @@ Status CudaBackend::QuantizeFormed(const OperandSource& source, const Quant& qua
   const bool counts = source.form == OperandSource::Form::kSwiGlu && quant.pre.enabled &&
                       quant.pre.scope == OccScope::kTensor && source.rows.size() > 0;
   RETURN_IF_ERROR(counts ? CountSwiGlu(rows.a, rows.b, rows.rows) : FormRows(*this, rows));
+  if (rotates) return QuantizeRotated(quant, context, rows.rows, {}, out, {});
   return QuantizeView(quant, context, rows.rows, out, {}, counts);
 }
 
