@@ -10,6 +10,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/formats/philox.h"
+#include "tests/ops/device.h"
 
 namespace nibble {
 namespace {
@@ -121,7 +122,7 @@ void ExpectNear(const std::vector<float>& got, const std::vector<float>& expecte
 constexpr double kExactTolerance = 4e-7, kFp8Tolerance = 2e-3;
 
 TEST(Device, ProductsOnCodesAreTheCpus) {
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
   struct Shape {
@@ -149,7 +150,7 @@ TEST(Device, ProductsOnCodesAreTheCpus) {
 }
 
 TEST(Device, Bf16InMemoryGivesTheProductsOfRoundedOperands) {
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   Place device(**cuda);
   ASSERT_TRUE(device.backend.StoresBf16());
@@ -174,7 +175,7 @@ TEST(Device, Bf16InMemoryGivesTheProductsOfRoundedOperands) {
 }
 
 TEST(Device, TensorCoreAttentionIsTheCpus) {
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
   for (const AttentionParams& p : {AttentionParams{1, 67, 67, 2, 1, 64, GemmMode::kBf16},
@@ -206,7 +207,7 @@ TEST(Device, TensorCoreAttentionIsTheCpus) {
 }
 
 TEST(Device, QuantizesGradientsTwiceAsTwoCallsDo) {
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   Backend& backend = **cuda;
   Place place(backend);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The CUDA plug-in: how it answers without a device, and that its codes and scales equal the CPU's.
+#include "tests/ops/device.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -175,7 +177,7 @@ TEST(CudaPlugin, RefusesAFileThatIsNoPlugin) {
 }
 
 TEST(Device, QuantizesToTheBitsOfTheCpu) {
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
   const Quant quants[] = {E2M1Rows(Round::kEven),
@@ -195,7 +197,9 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
                           Groups(Block::kGroup, 32, ScaleRule::kE8Up, 6, Round::kSr24),
                           Groups(Block::kGroup, 16, ScaleRule::kU53, 448, Round::kSr24),
                           Groups(Block::kGroup, 32, ScaleRule::kQuartet, 6, Round::kEven)};
-  const std::pair<int64_t, int64_t> shapes[] = {{1, 1}, {3, 7}, {64, 256}, {37, 1031}, {300, 129}};
+  // The last two: rows that many blocks have under way at once, and rows beyond shared memory.
+  const std::pair<int64_t, int64_t> shapes[] = {{1, 1},     {3, 7},     {64, 256}, {37, 1031},
+                                                {300, 129}, {2500, 48}, {3, 17000}};
   for (const Quant& quant : quants) {
     for (const auto& [rows, cols] : shapes) {
       SCOPED_TRACE(testing::Message() << ElemName(quant.elem) << ' ' << RoundName(quant.round)
@@ -221,7 +225,7 @@ TEST(Device, QuantizesToTheBitsOfTheCpu) {
 
 // In tiles and, where a tile does not hold the rotation or the blocks, one after the other.
 TEST(Device, RotatesWhileItQuantizesToTheBitsOfTheCpu) {
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
   Quant eden = Groups(Block::kGroup, 16, ScaleRule::kEden, 256, Round::kEven);
@@ -259,7 +263,7 @@ TEST(Device, RotatesWhileItQuantizesToTheBitsOfTheCpu) {
 
 // Scales from past maxima: what the host keeps advances as on the CPU.
 TEST(Device, WindowsOfPastMaximaAreTheCpus) {
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   const std::unique_ptr<Backend> cpu = *MakeBackend("cpu", {});
   for (const ScaleRule rule : {ScaleRule::kP2, ScaleRule::kDelayed}) {
@@ -369,7 +373,7 @@ Updated UpdateOn(Backend& backend, int64_t rows, int64_t cols) {
 
 TEST(Device, UpdatesGiveTheBitsOfTheCpu) {
   const auto cpu = *MakeBackend("cpu", {1, 0});
-  Result<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", {});
+  Result<std::unique_ptr<Backend>> cuda = MakeDevice();
   std::unique_ptr<Backend> other = cuda.ok() ? std::move(*cuda) : *MakeBackend("cpu", {3, 0});
   for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{96, 160}, {33, 47}, {5, 17000}}) {
     const Updated expected = UpdateOn(*cpu, rows, cols), got = UpdateOn(*other, rows, cols);
