@@ -180,16 +180,16 @@ Status Backend::QuantizeRotated(const Quant& quant, const QuantizeContext& conte
   return Quantize(quant, context, rotated, out, decoded);
 }
 
-Status Backend::SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+Status Backend::SwiGluBackwardToCodes(const SwiGluGradientViews& v,
                                       const std::array<QuantizeTarget, 2>& dgate,
                                       const std::array<QuantizeTarget, 2>& dup) {
-  RETURN_IF_ERROR(SwiGluBackward(dout, gate, up, gate, up));
+  RETURN_IF_ERROR(SwiGluBackward(v.dout, v.gate, v.up, v.dgate, v.dup));
   const auto both = [&](const std::array<QuantizeTarget, 2>& to, ConstTensorView x) {
     return QuantizeBoth(*to[0].quant, *to[0].context, *to[1].quant, *to[1].context, x, to[0].out,
                         to[1].out);
   };
-  RETURN_IF_ERROR(both(dgate, gate));
-  return both(dup, up);
+  RETURN_IF_ERROR(both(dgate, v.dgate));
+  return both(dup, v.dup);
 }
 
 }  // namespace nibble

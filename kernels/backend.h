@@ -144,8 +144,10 @@ class Backend {
   virtual std::string_view name() const = 0;    // "cpu"
   virtual std::string description() const = 0;  // device, threads, math library
   virtual Support Supports(const OpQuery&) const = 0;
-  // Whether BF16 is a type of this device's memory: RoundToBf16 writes and Gemm reads DType::kBF16
-  // views, too, and products of them run at that type's rate.
+  // Whether BF16 is a type of this device's memory. Then views that a comment marks [bf16] may be
+  // of DType::kBF16: what is read counts as the FP32 numbers it stands for, what is written is
+  // rounded once, to nearest even, from the FP32 that would be written otherwise. Products of BF16
+  // operands run at that type's rate.
   virtual bool StoresBf16() const { return false; }
 
   // --- Memory -----------------------------------------------------------------------------------
@@ -205,15 +207,16 @@ class Backend {
                                  TensorView dweight) = 0;
 
   // --- Rotary position embedding, Hugging Face half-split convention -----------------------------
-  // In place on x (batch * seq, heads * head_dim): pair (i, i + head_dim/2) turns by
-  // position * theta^(-2i/head_dim). Backward is the inverse rotation.
-  virtual Status RopeForward(const RopeParams& params, TensorView x) = 0;
+  // x, out (batch * seq, heads * head_dim): pair (i, i + head_dim/2) turns by
+  // position * theta^(-2i/head_dim). out may be x, or [bf16] and apart. Backward is the inverse
+  // rotation, in place.
+  virtual Status RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) = 0;
   virtual Status RopeBackward(const RopeParams& params, TensorView dx) = 0;
 
   // --- Attention --------------------------------------------------------------------------------
   // q, out (batch * seq, heads * head_dim); k, v (batch * kv_seq, kv_heads * head_dim);
   // lse (batch * heads, seq): log-sum-exp of each row of scaled scores, kept for backward.
-  // scores = q k^T / sqrt(head_dim), causal.
+  // scores = q k^T / sqrt(head_dim), causal. q, k, v and out are of one type [bf16].
   virtual Status AttentionForward(const AttentionParams& params, ConstTensorView q,
                                   ConstTensorView k, ConstTensorView v, TensorView out,
                                   TensorView lse) = 0;
@@ -223,10 +226,10 @@ class Backend {
                                    ConstTensorView out, ConstTensorView lse, TensorView dq,
                                    TensorView dk, TensorView dv) = 0;
 
-  // --- SwiGLU: out = silu(gate) * up, all (T, F)
-  // -------------------------------------------------- out may be gate or up.
+  // --- SwiGLU: out = silu(gate) * up, all (T, F); gate and up of one type [bf16]
+  // ------------------ out may be gate or up.
   virtual Status SwiGluForward(ConstTensorView gate, ConstTensorView up, TensorView out) = 0;
-  // dgate and dup overwritten; each may be dout, gate or up.
+  // dgate and dup overwritten; each may be dout, or gate or up when those are FP32.
   virtual Status SwiGluBackward(ConstTensorView dout, ConstTensorView gate, ConstTensorView up,
                                 TensorView dgate, TensorView dup) = 0;
 
@@ -235,7 +238,7 @@ class Backend {
   virtual Status Add(ConstTensorView a, ConstTensorView b, TensorView out) = 0;  // out may alias
   virtual Status Axpy(float factor, ConstTensorView x, TensorView y) = 0;        // y += factor x
   virtual Status Scale(float factor, TensorView x) = 0;                          // x *= factor
-  // out may be x; of DType::kBF16 where StoresBf16, and then elsewhere.
+  // Each [bf16]. out may be x when both are FP32.
   virtual Status RoundToBf16(ConstTensorView x, TensorView out) = 0;
 
   // --- Loss -------------------------------------------------------------------------------------
@@ -250,17 +253,17 @@ class Backend {
 
   // --- GEMM -------------------------------------------------------------------------------------
   // out = op(a) op(b), or out += when accumulate. Shapes after op: (m, k) (k, n) -> (m, n).
-  // In mode kBf16, where StoresBf16, an operand may be of DType::kBF16.
+  // Operands in mode kBf16 [bf16]; out [bf16] unless accumulating.
   // Linear layers: Y = Gemm(X, no, W, yes); dX = Gemm(dY, no, W, no); dW = Gemm(dY, yes, X, no).
   virtual Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
                       Transpose transpose_b, bool accumulate, TensorView out) = 0;
 
   // --- Quantization -----------------------------------------------------------------------------
-  // x (R, C) rounded by `quant` into codes, scales and residual of `out` (buffers grown as needed).
-  // x is rounded to BF16 first (except elem fp32, which is refused: there is nothing to quantize).
-  // `decoded` (R, C): what the codes mean as x, residual included and folding undone, as FP32;
-  // data == nullptr skips it; may be x. Scale groups: QuantizedTensor::per_row and per_column. A
-  // non-finite block amax gives scale 1 and raises out->nonfinite_amax.
+  // x (R, C) [bf16] rounded by `quant` into codes, scales and residual of `out` (buffers grown as
+  // needed). x is rounded to BF16 first (except elem fp32, which is refused: there is nothing to
+  // quantize). `decoded` (R, C): what the codes mean as x, residual included and folding undone, as
+  // FP32; data == nullptr skips it; may be x. Scale groups: QuantizedTensor::per_row and
+  // per_column. A non-finite block amax gives scale 1 and raises out->nonfinite_amax.
   virtual Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                           QuantizedTensor* out, TensorView decoded) = 0;
   // Quantize of the same x twice: dY as dgrad and as wgrad need it. The same bits as two calls.
@@ -273,15 +276,15 @@ class Backend {
   // FormRows and Quantize, or QuantizeRotated, whose composition is the default.
   virtual Status QuantizeFormed(const OperandSource& source, const Quant& quant,
                                 const QuantizeContext& context, QuantizedTensor* out);
-  // Quantize of x under quant.rotation: RotateSource into `rotated` (R, C), then Quantize of that,
-  // whose composition is the default. The bits of it; `rotated` is room for the rotated values,
-  // which need not reach it, and holds anything afterwards. `decoded` may be x.
+  // Quantize of x [bf16] under quant.rotation: RotateSource into `rotated` (R, C), then Quantize of
+  // that, whose composition is the default. The bits of it; `rotated` is room for the rotated
+  // values, which need not reach it, and holds anything afterwards. `decoded` may be x.
   virtual Status QuantizeRotated(const Quant& quant, const QuantizeContext& context,
                                  ConstTensorView x, TensorView rotated, QuantizedTensor* out,
                                  TensorView decoded);
-  // SwiGluBackward and QuantizeBoth of dgate and of dup, where nothing but the codes is wanted:
-  // gate and up hold anything afterwards. The bits of the composition, which is the default.
-  virtual Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+  // SwiGluBackward and QuantizeBoth of dgate and of dup, where nothing but the codes is wanted: all
+  // views hold anything afterwards. The bits of the composition, which is the default.
+  virtual Status SwiGluBackwardToCodes(const SwiGluGradientViews& views,
                                        const std::array<QuantizeTarget, 2>& dgate,
                                        const std::array<QuantizeTarget, 2>& dup);
   // Fills residual_count, residual_enc and nonfinite_amax of a tensor that is still counting;
@@ -305,8 +308,8 @@ class Backend {
   // out = op(a) op(b) on codes; shapes as Gemm. Each scale must be constant along the contraction
   // or per group of it (equal groups in both operands). Outer scales: out = fl(fl(S * ra) * rb), S
   // the exact integer sum, ra = fl(unit_a / enc_a). Groups: FP32 sum over groups in ascending
-  // order. Outliers of an operand count with their full value. UNIMPLEMENTED where Supports says
-  // kNone.
+  // order. Outliers of an operand count with their full value. out as Gemm's. UNIMPLEMENTED where
+  // Supports says kNone.
   virtual Status QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
                                const QuantizedTensor& b, TensorView out) = 0;
   // out = (x .* d) H / sqrt(n) on each group of rotation.size along context.contraction, signs d
@@ -314,7 +317,7 @@ class Backend {
   // FP32 multiply. out may be x. INVALID_ARGUMENT when the axis is not a multiple of the size.
   virtual Status Rotate(const Rotation& rotation, const QuantizeContext& context, bool inverse,
                         ConstTensorView x, TensorView out) = 0;
-  // Compares x (rounded to BF16) with its decoded form. Host result; waits.
+  // Compares x [bf16], rounded to BF16, with its decoded form. Host result; waits.
   virtual Result<QuantizationHealth> MeasureHealth(ConstTensorView x,
                                                    const QuantizedTensor& quantized,
                                                    ConstTensorView decoded) = 0;
@@ -365,7 +368,7 @@ class Backend {
   // one after another. Composed of both by default.
   virtual Result<double> ScaledSumOfSquares(std::span<const PendingFactor> pending,
                                             ConstTensorView gradients);
-  // max |x|; NaN when an element is. UNIMPLEMENTED by default.
+  // max |x|, x [bf16]; NaN when an element is. UNIMPLEMENTED by default.
   virtual Result<float> AbsMax(ConstTensorView x);
 };
 

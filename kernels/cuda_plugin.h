@@ -16,7 +16,7 @@
 namespace nibble {
 
 // Changes with every change of Backend's functions or of a struct they take.
-inline constexpr uint32_t kCudaPluginVersion = 9;
+inline constexpr uint32_t kCudaPluginVersion = 10;
 inline constexpr char kCudaPluginFile[] = "libnibble_cuda.so";
 // The plug-in's only exported symbol has this type and name: fills *backend and returns OK, or
 // UNAVAILABLE when no device can be used, FAILED_PRECONDITION for another version.

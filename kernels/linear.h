@@ -11,7 +11,8 @@
 //   this file                             who makes which operand when, and what happens to a
 //                                         product afterwards (the weight estimator).
 // A slot that reuses another's codes has no operand of its own. Operands are rounded to BF16 at
-// entry unless their slot is fp32; results are FP32.
+// entry unless their slot is fp32; X, and Y of Forward, may be of DType::kBF16 where the backend
+// stores it, all other results are FP32.
 // Objects: LinearWorkspace, one per backend. LinearInput: layers that read the same X (query, key,
 // value; gate, up) share one, so X is quantized once; one per distinct X and live micro-batch.
 // QuantizedLinear: the weight side of one layer, quantized when the weight's version changes.
@@ -159,17 +160,17 @@ class QuantizedLinear {
   Result<bool> Update(const LinearStep& step, const WeightUpdate& update, uint64_t weight_version);
 
   // Backward of the two layers before a SwiGLU, from the gradient of silu(gate) * up, their
-  // outputs: dx = dGate Wgate + dUp Wup. Views as Backend::SwiGluBackward; gate and up hold
-  // anything afterwards. The bits of SwiGluBackward and of two calls of Backward.
+  // outputs: dx = dGate Wgate + dUp Wup. All of `views` holds anything afterwards. The bits of
+  // SwiGluBackward and of two calls of Backward.
   struct Call {
     QuantizedLinear* layer;
     LinearInput* input;
     ConstTensorView weight;
     TensorView dweight;
   };
-  static Status BackwardOfSwiGlu(const LinearStep& step, ConstTensorView dhidden, TensorView gate,
-                                 TensorView up, const Call& of_gate, const Call& of_up,
-                                 uint64_t weight_version, TensorView dx);
+  static Status BackwardOfSwiGlu(const LinearStep& step, const SwiGluGradientViews& views,
+                                 const Call& of_gate, const Call& of_up, uint64_t weight_version,
+                                 TensorView dx);
 
   // out (N, K) = what the quantized weight stands for in fprop, on the weight's own axes. Makes the
   // copy that the next Forward of this version uses.
@@ -233,9 +234,9 @@ class QuantizedLinear {
                           const LinearInput& input, ConstTensorView dy,
                           GradientOperands* gradients);
   // BackwardOfSwiGlu where both take codes.
-  static Status BackwardToCodes(const LinearStep& step, ConstTensorView dhidden, TensorView gate,
-                                TensorView up, const std::array<const Call*, 2>& calls,
-                                uint64_t weight_version, TensorView dx);
+  static Status BackwardToCodes(const LinearStep& step, const SwiGluGradientViews& views,
+                                const std::array<const Call*, 2>& calls, uint64_t weight_version,
+                                TensorView dx);
   Status BackwardProducts(const LinearStep& step, const BackwardOperands& operands,
                           GradientOperands& gradients, ConstTensorView weight, TensorView dx,
                           bool accumulate_dx, TensorView dweight);

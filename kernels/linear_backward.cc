@@ -154,32 +154,30 @@ Status QuantizedLinear::Backward(const LinearStep& step, ConstTensorView dy, Lin
   return BackwardProducts(step, operands, gradients, weight, dx, accumulate_dx, dweight);
 }
 
-Status QuantizedLinear::BackwardOfSwiGlu(const LinearStep& step, ConstTensorView dhidden,
-                                         TensorView gate, TensorView up, const Call& of_gate,
-                                         const Call& of_up, uint64_t weight_version,
-                                         TensorView dx) {
+Status QuantizedLinear::BackwardOfSwiGlu(const LinearStep& step, const SwiGluGradientViews& v,
+                                         const Call& of_gate, const Call& of_up,
+                                         uint64_t weight_version, TensorView dx) {
   Backend& backend = of_gate.layer->workspace_.backend();
   const auto takes_codes = [&](const Call& c, ConstTensorView dy) {
     const Elem elem = c.layer->recipe_.slot(Slot::kGd).elem;
     return backend.Supports({Op::kSwiGlu, elem}) == Support::kFast &&
            c.layer->TakesGradientCodes(step, c.layer->FormsOf(dy, c.weight));
   };
-  if (takes_codes(of_gate, gate) && takes_codes(of_up, up)) {
-    return BackwardToCodes(step, dhidden, gate, up, {&of_gate, &of_up}, weight_version, dx);
+  if (takes_codes(of_gate, v.dgate) && takes_codes(of_up, v.dup)) {
+    return BackwardToCodes(step, v, {&of_gate, &of_up}, weight_version, dx);
   }
-  RETURN_IF_ERROR(backend.SwiGluBackward(dhidden, gate, up, gate, up));
-  RETURN_IF_ERROR(of_gate.layer->Backward(step, gate, *of_gate.input, of_gate.weight,
+  RETURN_IF_ERROR(backend.SwiGluBackward(v.dout, v.gate, v.up, v.dgate, v.dup));
+  RETURN_IF_ERROR(of_gate.layer->Backward(step, v.dgate, *of_gate.input, of_gate.weight,
                                           weight_version, dx, false, of_gate.dweight));
-  return of_up.layer->Backward(step, up, *of_up.input, of_up.weight, weight_version, dx, true,
+  return of_up.layer->Backward(step, v.dup, *of_up.input, of_up.weight, weight_version, dx, true,
                                of_up.dweight);
 }
 
-Status QuantizedLinear::BackwardToCodes(const LinearStep& step, ConstTensorView dhidden,
-                                        TensorView gate, TensorView up,
+Status QuantizedLinear::BackwardToCodes(const LinearStep& step, const SwiGluGradientViews& views,
                                         const std::array<const Call*, 2>& calls,
                                         uint64_t weight_version, TensorView dx) {
   LinearWorkspace& workspace = calls[0]->layer->workspace_;
-  const std::array<ConstTensorView, 2> dy = {gate, up};
+  const std::array<ConstTensorView, 2> dy = {views.dgate, views.dup};
   std::array<BackwardOperands, 2> operands = {};
   std::array<std::array<QuantizeTarget, 2>, 2> targets = {};
   for (size_t i = 0; i < 2; ++i) {
@@ -193,8 +191,7 @@ Status QuantizedLinear::BackwardToCodes(const LinearStep& step, ConstTensorView 
                                               layer.Weight(Slot::kWd), *operands[i].x, dy[i],
                                               &gradients.dgrad, &gradients.wgrad));
   }
-  RETURN_IF_ERROR(
-      workspace.backend().SwiGluBackwardToCodes(dhidden, gate, up, targets[0], targets[1]));
+  RETURN_IF_ERROR(workspace.backend().SwiGluBackwardToCodes(views, targets[0], targets[1]));
   for (size_t i = 0; i < 2; ++i) {
     const Call& c = *calls[i];
     GradientOperands& gradients = workspace.gradients(i);

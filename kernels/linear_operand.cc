@@ -125,6 +125,10 @@ Status SlotOperand::Make(LinearWorkspace& workspace, const LinearRecipe& recipe,
   if (splits_) {
     ASSIGN_OR_RETURN(const TensorView rest,
                      workspace.rest_.View(backend, source.rows, source.cols));
+    if (source.dtype == DType::kBF16) {
+      RETURN_IF_ERROR(backend.RoundToBf16(source, rest));
+      source = rest;
+    }
     RETURN_IF_ERROR(split_.Take(backend, quant_, context_, source, extras.channels, rest));
     source = rest;
   }
@@ -217,7 +221,7 @@ Status SlotOperand::DecodedSource(LinearWorkspace& workspace, TensorView out) {
 }
 
 Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
-  if (quant_.elem == Elem::kF32) return source_;
+  if (quant_.elem == Elem::kF32 && source_.dtype == DType::kF32) return source_;
   Backend& backend = workspace.backend();
   LinearWorkspace::DecodedBuffer& buffer = workspace.decoded_[LinearWorkspace::RoleOf(slot_)];
   const int64_t rows = has_codes() ? codes_.rows : source_.rows;
@@ -238,6 +242,7 @@ Result<ConstTensorView> SlotOperand::Decoded(LinearWorkspace& workspace) {
 }
 
 Result<ConstTensorView> SlotOperand::InBf16(LinearWorkspace& workspace) {
+  if (source_.dtype == DType::kBF16) return source_;
   Backend& backend = workspace.backend();
   LinearWorkspace::DecodedBuffer& buffer = workspace.bf16_[LinearWorkspace::RoleOf(slot_)];
   ASSIGN_OR_RETURN(const TensorView rounded,

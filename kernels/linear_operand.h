@@ -3,7 +3,7 @@
 // SlotOperand: one operand slot of one tensor, from its source to the two forms a product can take.
 //
 // Purpose: every operand of every product of a linear layer is made, kept and handed out here.
-//   source   X, W or dY, FP32, as the caller holds it.
+//   source   X, W or dY as the caller holds it: FP32, X also BF16 where the backend stores that.
 //   codes    what Backend::Quantize makes of the source. Kept from forward to backward by X and W;
 //            by dY for the length of one backward pass, in the workspace.
 //   decoded  the same as FP32, in a workspace buffer that all operands of its role share: written

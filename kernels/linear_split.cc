@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/strings.h"
+#include "kernels/formats/bf16.h"
 
 namespace nibble {
 namespace {
@@ -43,7 +44,13 @@ std::vector<int64_t> LargestChannels(const std::vector<float>& norms, float shar
 
 Status AddChannelNorms(Backend& backend, ConstTensorView x, std::vector<float>* sums) {
   std::vector<float> host(static_cast<size_t>(x.size()));
-  RETURN_IF_ERROR(backend.CopyOut(host.data(), x.data, x.size_bytes()));
+  if (x.dtype == DType::kBF16) {
+    std::vector<uint16_t> bits(host.size());
+    RETURN_IF_ERROR(backend.CopyOut(bits.data(), x.data, x.size_bytes()));
+    std::transform(bits.begin(), bits.end(), host.begin(), formats::FromBf16);
+  } else {
+    RETURN_IF_ERROR(backend.CopyOut(host.data(), x.data, x.size_bytes()));
+  }
   std::vector<double> squares(static_cast<size_t>(x.cols), 0.0);
   for (int64_t i = 0; i < x.size(); ++i) {
     const double value = static_cast<double>(host[static_cast<size_t>(i)]);
@@ -99,7 +106,7 @@ Status OperandSplit::TakeMean(Backend& backend, const Quant& quant, const Quanti
   QuantizeContext along = context;
   along.contraction = Axis::kCols;
   RETURN_IF_ERROR(RoundPart(backend, quant, along, mean));
-  RETURN_IF_ERROR(backend.Copy(rest.data, x.data, x.size_bytes()));
+  if (rest.data != x.data) RETURN_IF_ERROR(backend.Copy(rest.data, x.data, x.size_bytes()));
   RETURN_IF_ERROR(backend.Scale(-1.0f, mean));
   RETURN_IF_ERROR(
       backend.Gemm(GemmMode::kF32, ones, Transpose::kYes, mean, Transpose::kNo, true, rest));
@@ -135,7 +142,7 @@ Status OperandSplit::TakeChannels(Backend& backend, const Quant& quant,
   ASSIGN_OR_RETURN(const TensorView part, part_.View(backend, x.rows, count));
   RETURN_IF_ERROR(
       backend.Gemm(GemmMode::kF32, x, Transpose::kNo, choice, Transpose::kNo, false, part));
-  RETURN_IF_ERROR(backend.Copy(rest.data, x.data, x.size_bytes()));
+  if (rest.data != x.data) RETURN_IF_ERROR(backend.Copy(rest.data, x.data, x.size_bytes()));
   RETURN_IF_ERROR(backend.Scale(-1.0f, part));
   RETURN_IF_ERROR(
       backend.Gemm(GemmMode::kF32, part, Transpose::kNo, choice, Transpose::kYes, true, rest));

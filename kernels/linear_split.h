@@ -33,8 +33,8 @@ uint64_t ChannelSetNumber(const std::vector<int64_t>* channels);
 
 class OperandSplit {
  public:
-  // Copies x (R, C) less the part split off to `rest`. `channels`: the columns to take, nullptr
-  // when x chooses. INVALID_ARGUMENT for columns that x does not have.
+  // Copies x (R, C) less the part split off to `rest`, which may be x. `channels`: the columns to
+  // take, nullptr when x chooses. INVALID_ARGUMENT for columns that x does not have.
   Status Take(Backend& backend, const Quant& quant, const QuantizeContext& context,
               ConstTensorView x, const std::vector<int64_t>* channels, TensorView rest);
   // decoded += the part.

@@ -44,6 +44,12 @@ struct OperandSource {
 // source.rows, and what else the operation that forms them writes.
 Status FormRows(Backend& backend, const OperandSource& source);
 
+// SwiGLU's backward pass: the gradient of its output, what forward left, and where the gradients of
+// that go. All (T, F), as Backend::SwiGluBackward takes them.
+struct SwiGluGradientViews {
+  TensorView dout, gate, up, dgate, dup;
+};
+
 // One quantization of a tensor.
 struct QuantizeTarget {
   const Quant* quant;

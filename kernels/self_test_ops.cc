@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/strings.h"
+#include "kernels/formats/bf16.h"
 #include "kernels/self_test_paths.h"
 
 namespace nibble {
@@ -16,6 +17,8 @@ namespace {
 
 constexpr double kBound = 1e-5;
 constexpr double kBf16AttentionBound = 2e-2;
+// Beside that, values that round to the BF16 above or below.
+constexpr double kKeptBound = 3e-2;
 
 // Results of an operation by name.
 using Results = std::vector<std::pair<std::string, std::vector<float>>>;
@@ -44,8 +47,24 @@ class Matrices {
     RETURN_IF_ERROR(backend_.CopyIn(place.data, ids.data(), count * 4));
     return TensorView{place.data, 1, count, DType::kI32};
   }
+  // A place for what a run keeps in BF16: of that type where the backend stores it.
+  Result<TensorView> Kept(int64_t rows, int64_t cols) {
+    ASSIGN_OR_RETURN(TensorView place, Zeros(rows, cols));
+    if (backend_.StoresBf16()) place.dtype = DType::kBF16;
+    return place;
+  }
+  // Rounds what an operation has left in such a place, unless the operation has.
+  Status Settle(TensorView kept) {
+    return kept.dtype == DType::kBF16 ? OkStatus() : backend_.RoundToBf16(kept, kept);
+  }
   Result<std::vector<float>> Read(TensorView view) {
     std::vector<float> values(static_cast<size_t>(view.size()));
+    if (view.dtype == DType::kBF16) {
+      std::vector<uint16_t> bits(values.size());
+      RETURN_IF_ERROR(backend_.CopyOut(bits.data(), view.data, view.size_bytes()));
+      std::transform(bits.begin(), bits.end(), values.begin(), formats::FromBf16);
+      return values;
+    }
     RETURN_IF_ERROR(backend_.CopyOut(values.data(), view.data, view.size_bytes()));
     return values;
   }
@@ -131,7 +150,7 @@ Result<Results> RunRope(Backend& backend) {
   Matrices m(backend);
   ASSIGN_OR_RETURN(const TensorView x, m.Random(p.batch * p.seq, p.heads * p.head_dim));
   ASSIGN_OR_RETURN(const TensorView dx, m.Random(p.batch * p.seq, p.heads * p.head_dim));
-  RETURN_IF_ERROR(backend.RopeForward(p, x));
+  RETURN_IF_ERROR(backend.RopeForward(p, x, x));
   RETURN_IF_ERROR(backend.RopeBackward(p, dx));
   return ReadAll(m, {{"x", x}, {"dx", dx}});
 }
@@ -148,6 +167,56 @@ Result<Results> RunSwiGlu(Backend& backend) {
   RETURN_IF_ERROR(backend.SwiGluForward(gate, up, out));
   RETURN_IF_ERROR(backend.SwiGluBackward(dout, gate, up, dgate, dup));
   return ReadAll(m, {{"out", out}, {"dgate", dgate}, {"dup", dup}});
+}
+
+// What a block keeps in BF16 (memory.activations), from where it is written to where it is read.
+Result<Results> RunKept(Backend& backend, GemmMode mode, int64_t head_dim) {
+  AttentionParams p;
+  p.seq = p.kv_seq = 77;
+  p.heads = 4;
+  p.kv_heads = 2;
+  p.head_dim = head_dim;
+  p.mode = mode;
+  const int64_t wide = p.heads * head_dim, narrow = p.kv_heads * head_dim, depth = 96;
+  RopeParams rope{1, p.seq, p.heads, head_dim};
+  Matrices m(backend);
+  ASSIGN_OR_RETURN(const TensorView x, m.Random(p.seq, depth));
+  ASSIGN_OR_RETURN(const TensorView weight, m.Random(narrow, depth, 0.1f));
+  ASSIGN_OR_RETURN(const TensorView query, m.Random(p.seq, wide));
+  ASSIGN_OR_RETURN(const TensorView key, m.Random(p.seq, narrow));
+  ASSIGN_OR_RETURN(const TensorView dout, m.Random(p.seq, wide));
+  ASSIGN_OR_RETURN(const TensorView q, m.Kept(p.seq, wide));
+  ASSIGN_OR_RETURN(const TensorView k, m.Kept(p.seq, narrow));
+  ASSIGN_OR_RETURN(const TensorView v, m.Kept(p.seq, narrow));
+  ASSIGN_OR_RETURN(const TensorView out, m.Kept(p.seq, wide));
+  ASSIGN_OR_RETURN(const TensorView lse, m.Zeros(p.heads, p.seq));
+  ASSIGN_OR_RETURN(const TensorView dq, m.Zeros(p.seq, wide));
+  ASSIGN_OR_RETURN(const TensorView dk, m.Zeros(p.seq, narrow));
+  ASSIGN_OR_RETURN(const TensorView dv, m.Zeros(p.seq, narrow));
+  ASSIGN_OR_RETURN(const TensorView hidden, m.Zeros(p.seq, narrow));
+  ASSIGN_OR_RETURN(const TensorView dgate, m.Zeros(p.seq, narrow));
+  ASSIGN_OR_RETURN(const TensorView dup, m.Zeros(p.seq, narrow));
+  RETURN_IF_ERROR(backend.RopeForward(rope, query, q));
+  rope.heads = p.kv_heads;
+  RETURN_IF_ERROR(backend.RopeForward(rope, key, k));
+  RETURN_IF_ERROR(backend.Gemm(mode, x, Transpose::kNo, weight, Transpose::kYes, false, v));
+  for (const TensorView& kept : {q, k, v}) RETURN_IF_ERROR(m.Settle(kept));
+  RETURN_IF_ERROR(backend.AttentionForward(p, q, k, v, out, lse));
+  RETURN_IF_ERROR(m.Settle(out));
+  RETURN_IF_ERROR(backend.AttentionBackward(p, dout, q, k, v, out, lse, dq, dk, dv));
+  RETURN_IF_ERROR(backend.SwiGluForward(k, v, hidden));
+  RETURN_IF_ERROR(backend.SwiGluBackward(key, k, v, dgate, dup));
+  return ReadAll(m, {{"query", q},
+                     {"key", k},
+                     {"value", v},
+                     {"out", out},
+                     {"lse", lse},
+                     {"dq", dq},
+                     {"dk", dk},
+                     {"dv", dv},
+                     {"hidden", hidden},
+                     {"dgate", dgate},
+                     {"dup", dup}});
 }
 
 Result<Results> RunEmbedding(Backend& backend) {
@@ -236,6 +305,15 @@ Status ProveStepOperations(Backend& backend, Backend& reference) {
                          bf16 ? kBf16AttentionBound : kBound,
                          [=](Backend& b) { return RunAttention(b, mode, head_dim, kv_heads); }));
     }
+  }
+  for (const auto& [mode, head_dim] : {std::pair{GemmMode::kF32, int64_t{48}},
+                                       {GemmMode::kBf16, int64_t{64}},
+                                       {GemmMode::kBf16, int64_t{128}}}) {
+    if (!backend.StoresBf16()) break;
+    RETURN_IF_ERROR(ProveOperation(
+        backend, reference,
+        StrFormat("activations in bf16 (heads of %lld)", static_cast<long long>(head_dim)),
+        kKeptBound, [m = mode, d = head_dim](Backend& b) { return RunKept(b, m, d); }));
   }
   const std::pair<const char*, Operation> operations[] = {{"rms_norm", RunNorm},
                                                           {"rope", RunRope},

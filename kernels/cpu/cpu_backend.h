@@ -55,7 +55,7 @@ class CpuBackend final : public Backend {
   Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
                          ConstTensorView rstd, TensorView dx, bool accumulate_dx,
                          TensorView dweight) override;
-  Status RopeForward(const RopeParams& params, TensorView x) override;
+  Status RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) override;
   Status RopeBackward(const RopeParams& params, TensorView dx) override;
   Status AttentionForward(const AttentionParams& params, ConstTensorView q, ConstTensorView k,
                           ConstTensorView v, TensorView out, TensorView lse) override;

@@ -220,8 +220,11 @@ Status CpuBackend::Rope(const RopeParams& params, TensorView x, bool inverse) {
   return OkStatus();
 }
 
-Status CpuBackend::RopeForward(const RopeParams& params, TensorView x) {
-  return Rope(params, x, false);
+Status CpuBackend::RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) {
+  RETURN_IF_ERROR(CheckView("Rope", "x", x, x.rows, x.cols));
+  RETURN_IF_ERROR(CheckView("Rope", "out", out, x.rows, x.cols));
+  if (out.data != x.data) RETURN_IF_ERROR(Copy(out.data, x.data, x.size_bytes()));
+  return Rope(params, out, false);
 }
 Status CpuBackend::RopeBackward(const RopeParams& params, TensorView dx) {
   return Rope(params, dx, true);

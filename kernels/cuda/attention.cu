@@ -15,6 +15,7 @@
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/values.cuh"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/bits.h"
 
@@ -58,10 +59,11 @@ struct Quarter {
   __device__ void Clear() {
     for (int i = 0; i < kPart; ++i) value[i] = 0.0f;
   }
-  __device__ void Store(float* row, int part, int64_t head_dim) const {
+  template <typename Out>
+  __device__ void Store(Out* row, int part, int64_t head_dim) const {
     for (int i = 0; i < kPart; ++i) {
       const int64_t d = part * kPart + i;
-      if (d < head_dim) row[d] = value[i];
+      if (d < head_dim) Put(row, d, value[i]);
     }
   }
   __device__ float Dot(const float* shared_row, int part) const {
@@ -89,8 +91,8 @@ __device__ void StageTile(float (*tile)[kPart * kPartsPerRow], const float* base
   __syncthreads();
 }
 
-template <int kPart>
-__global__ void ForwardKernel(Problem p, const float* q, const float* k, const float* v, float* out,
+template <int kPart, typename Out>
+__global__ void ForwardKernel(Problem p, const float* q, const float* k, const float* v, Out* out,
                               float* lse) {
   __shared__ float tile[kTile][kPart * kPartsPerRow];
   const int part = threadIdx.x % kPartsPerRow;
@@ -138,9 +140,11 @@ __global__ void ForwardKernel(Problem p, const float* q, const float* k, const f
 }
 
 // delta[row] = dout . out, one per query and head.
+template <typename In>
 struct DeltaOp {
   Problem p;
-  const float *dout, *out;
+  const float* dout;
+  const In* out;
   float* delta;
   __device__ void operator()(int64_t i) const {
     const int64_t query = i % p.seq;
@@ -148,7 +152,7 @@ struct DeltaOp {
     const int64_t batch = i / p.seq / p.heads;
     const int64_t at = (batch * p.seq + query) * p.q_width() + head * p.head_dim;
     float sum = 0;
-    for (int64_t d = 0; d < p.head_dim; ++d) sum += dout[at + d] * out[at + d];
+    for (int64_t d = 0; d < p.head_dim; ++d) sum += dout[at + d] * Get(out, at + d);
     delta[i] = sum;
   }
 };
@@ -282,19 +286,23 @@ Status CudaBackend::AttentionForward(const AttentionParams& p, ConstTensorView q
                                      ConstTensorView v, TensorView out, TensorView lse) {
   RETURN_IF_ERROR(CheckParams(p, false));
   const Problem problem = ProblemOf(p);
-  RETURN_IF_ERROR(CheckView("AttentionForward", "q", q, p.batch * p.seq, problem.q_width()));
-  RETURN_IF_ERROR(CheckView("AttentionForward", "k", k, p.batch * p.kv_seq, problem.kv_width()));
-  RETURN_IF_ERROR(CheckView("AttentionForward", "v", v, p.batch * p.kv_seq, problem.kv_width()));
-  RETURN_IF_ERROR(CheckView("AttentionForward", "out", out, q.rows, q.cols));
-  RETURN_IF_ERROR(CheckView("AttentionForward", "lse", lse, p.batch * p.heads, p.seq));
+  const char* op = "AttentionForward";
+  const DType type = FloatType(q);
+  RETURN_IF_ERROR(CheckView(op, "q", q, p.batch * p.seq, problem.q_width(), type));
+  RETURN_IF_ERROR(CheckView(op, "k", k, p.batch * p.kv_seq, problem.kv_width(), type));
+  RETURN_IF_ERROR(CheckView(op, "v", v, p.batch * p.kv_seq, problem.kv_width(), type));
+  RETURN_IF_ERROR(CheckView(op, "out", out, q.rows, q.cols, type));
+  RETURN_IF_ERROR(CheckView(op, "lse", lse, p.batch * p.heads, p.seq));
   if (TakesFlash(p)) return FlashForward(p, q, k, v, out, lse);
-  if (problem.bf16) RETURN_IF_ERROR(RoundOperands({&q, &k, &v}));
+  RETURN_IF_ERROR(WideOperands(problem.bf16, {&q, &k, &v}));
   WithPart(p.head_dim, [&](auto part) {
     const dim3 grid(BlocksOf(p.seq), static_cast<unsigned>(p.batch * p.heads));
-    ForwardKernel<decltype(part)::value>
-        <<<grid, kThreads, 0, stream_>>>(problem, q.f32(), k.f32(), v.f32(), out.f32(), lse.f32());
+    WithOut(out, [&](auto* to) {
+      ForwardKernel<decltype(part)::value>
+          <<<grid, kThreads, 0, stream_>>>(problem, q.f32(), k.f32(), v.f32(), to, lse.f32());
+    });
   });
-  return LaunchStatus("AttentionForward");
+  return LaunchStatus(op);
 }
 
 Status CudaBackend::AttentionBackward(const AttentionParams& p, ConstTensorView dout,
@@ -304,22 +312,24 @@ Status CudaBackend::AttentionBackward(const AttentionParams& p, ConstTensorView 
   RETURN_IF_ERROR(CheckParams(p, true));
   const Problem problem = ProblemOf(p);
   const char* op = "AttentionBackward";
-  RETURN_IF_ERROR(CheckView(op, "q", q, p.batch * p.seq, problem.q_width()));
-  RETURN_IF_ERROR(CheckView(op, "k", k, p.batch * p.seq, problem.kv_width()));
-  RETURN_IF_ERROR(CheckView(op, "v", v, k.rows, k.cols));
-  for (const auto& [name, view] :
-       {std::pair<const char*, ConstTensorView>{"dout", dout}, {"out", out}, {"dq", dq}}) {
-    RETURN_IF_ERROR(CheckView(op, name, view, q.rows, q.cols));
-  }
+  const DType type = FloatType(q);
+  RETURN_IF_ERROR(CheckView(op, "q", q, p.batch * p.seq, problem.q_width(), type));
+  RETURN_IF_ERROR(CheckView(op, "k", k, p.batch * p.seq, problem.kv_width(), type));
+  RETURN_IF_ERROR(CheckView(op, "v", v, k.rows, k.cols, type));
+  RETURN_IF_ERROR(CheckView(op, "out", out, q.rows, q.cols, type));
+  RETURN_IF_ERROR(CheckView(op, "dout", dout, q.rows, q.cols));
+  RETURN_IF_ERROR(CheckView(op, "dq", dq, q.rows, q.cols));
   RETURN_IF_ERROR(CheckView(op, "dk", dk, k.rows, k.cols));
   RETURN_IF_ERROR(CheckView(op, "dv", dv, k.rows, k.cols));
   RETURN_IF_ERROR(CheckView(op, "lse", lse, p.batch * p.heads, p.seq));
   const bool flash = TakesFlash(p);
-  if (problem.bf16 && !flash) RETURN_IF_ERROR(RoundOperands({&dout, &q, &k, &v}));
+  if (!flash) RETURN_IF_ERROR(WideOperands(problem.bf16, {&dout, &q, &k, &v}));
   const int64_t rows = p.batch * p.heads * p.seq;
   RETURN_IF_ERROR(attention_delta_.Reserve(*this, rows * 4));
   float* delta = static_cast<float*>(attention_delta_.data());
-  RETURN_IF_ERROR(ForEach(stream_, op, rows, DeltaOp{problem, dout.f32(), out.f32(), delta}));
+  RETURN_IF_ERROR(WithIn(out, [&](auto* from) {
+    return ForEach(stream_, op, rows, DeltaOp{problem, dout.f32(), from, delta});
+  }));
   if (flash) return FlashBackward(p, dout, q, k, v, lse, delta, dq, dk, dv);
   WithPart(p.head_dim, [&](auto part) {
     constexpr int kPart = decltype(part)::value;
@@ -333,16 +343,21 @@ Status CudaBackend::AttentionBackward(const AttentionParams& p, ConstTensorView 
   return LaunchStatus(op);
 }
 
-Status CudaBackend::RoundOperands(std::initializer_list<ConstTensorView*> operands) {
+Status CudaBackend::WideOperands(bool rounds, std::initializer_list<ConstTensorView*> operands) {
+  const auto is_ready = [rounds](const ConstTensorView& x) {
+    return !rounds && x.dtype == DType::kF32;
+  };
   int64_t total = 0;
-  for (const ConstTensorView* view : operands) total += view->size();
+  for (const ConstTensorView* view : operands) total += is_ready(*view) ? 0 : view->size();
+  if (total == 0) return OkStatus();
   RETURN_IF_ERROR(attention_rounded_.Reserve(*this, total * 4));
   float* next = static_cast<float*>(attention_rounded_.data());
   for (ConstTensorView* view : operands) {
-    const TensorView rounded{next, view->rows, view->cols};
-    RETURN_IF_ERROR(RoundToBf16(*view, rounded));
-    *view = rounded;
-    next += rounded.size();
+    if (is_ready(*view)) continue;
+    const TensorView wide{next, view->rows, view->cols};
+    RETURN_IF_ERROR(RoundToBf16(*view, wide));
+    *view = wide;
+    next += wide.size();
   }
   return OkStatus();
 }

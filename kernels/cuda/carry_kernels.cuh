@@ -13,6 +13,7 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/group_parts.cuh"
+#include "kernels/cuda/values.cuh"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/scale_layout.h"
 
@@ -210,16 +211,17 @@ struct OuterLevelOp {
   }
 };
 
-// out = fl(fl(S * a) * b) [+ out].
+// out = fl(fl(S * a) * b) [+ out], as FP32 or BF16.
+template <typename Out>
 struct OuterProductOp {
   const float* sums;
   int64_t cols;
   const float *scales_a, *scales_b;
   bool accumulate;
-  float* out;
+  Out* out;
   __device__ void operator()(int64_t i) const {
     const float value = (sums[i] * scales_a[i / cols]) * scales_b[i % cols];
-    out[i] = accumulate ? out[i] + value : value;
+    Put(out, i, accumulate ? Get(out, i) + value : value);
   }
 };
 

@@ -72,6 +72,9 @@ Status CheckOperands(const QuantizedGemmParams& params, const QuantizedTensor& a
                   static_cast<long long>(b.rows), static_cast<long long>(b.cols),
                   static_cast<long long>(out.rows), static_cast<long long>(out.cols)));
   }
+  if (params.accumulate && out.dtype != DType::kF32) {
+    return InvalidArgumentError("QuantizedGemm: sums are gathered in FP32, not in BF16");
+  }
   if (!a.has_codes || !b.has_codes) {
     return FailedPreconditionError("QuantizedGemm: an operand's codes were not kept");
   }
@@ -231,16 +234,25 @@ Status CudaBackend::CarriedProduct(const MatmulShape& shape, const void* a, cons
                                    bool accumulate, TensorView out) {
   const bool outer_fp8 = shape.a == MatmulElem::kE4M3 || shape.a == MatmulElem::kE5M2;
   if (outer_fp8) {
-    return matmul_->Run(stream_, shape, a, b, {scale_a_.data(), scale_b_.data()}, accumulate,
-                        out.f32());
+    const MatmulScales scales{scale_a_.data(), scale_b_.data()};
+    MatmulShape to = shape;
+    to.bf16_out = out.dtype == DType::kBF16;
+    if (!to.bf16_out || matmul_->RunsWhole(to, a, b, out.data)) {
+      return matmul_->Run(stream_, to, a, b, scales, accumulate, out.data);
+    }
+    ASSIGN_OR_RETURN(const TensorView wide, gemm_out_.View(*this, out.rows, out.cols));
+    RETURN_IF_ERROR(matmul_->Run(stream_, shape, a, b, scales, false, wide.data));
+    return RoundToBf16(wide, out);
   }
   RETURN_IF_ERROR(code_out_.Reserve(*this, out.size() * 4));
   auto* sums = static_cast<float*>(code_out_.data());
   RETURN_IF_ERROR(
       matmul_->Run(stream_, shape, a, b, {block_a_.data(), block_b_.data()}, false, sums));
-  return ForEach(stream_, "QuantizedGemm", out.size(),
-                 OuterProductOp{sums, out.cols, static_cast<const float*>(scale_a_.data()),
-                                static_cast<const float*>(scale_b_.data()), accumulate, out.f32()});
+  return WithOut(out, [&](auto* to) {
+    return ForEach(stream_, "QuantizedGemm", out.size(),
+                   OuterProductOp{sums, out.cols, static_cast<const float*>(scale_a_.data()),
+                                  static_cast<const float*>(scale_b_.data()), accumulate, to});
+  });
 }
 
 Status CudaBackend::QuantizedGemm(const QuantizedGemmParams& params, const QuantizedTensor& a,
@@ -250,6 +262,11 @@ Status CudaBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quant
   MatmulShape shape{out.rows, out.cols, ta ? a.rows : a.cols, ta, tb};
   RETURN_IF_ERROR(CheckOperands(params, a, b, shape.k, out));
   if (out.size() == 0) return OkStatus();
+  if (out.dtype == DType::kBF16 && HasResidual(a)) {  // two products, one rounding
+    ASSIGN_OR_RETURN(const TensorView wide, gemm_out_.View(*this, out.rows, out.cols));
+    RETURN_IF_ERROR(QuantizedGemm(params, a, b, wide));
+    return RoundToBf16(wide, out);
+  }
   const CodeCarrier carrier =
       ChooseCarrier(products_, params.path, a, b, shape.m, shape.n, shape.k);
   shape.a = ElemOf(carrier, a.elem);

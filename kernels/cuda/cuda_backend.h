@@ -80,7 +80,7 @@ class CudaBackend final : public Backend {
   Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
                          ConstTensorView rstd, TensorView dx, bool accumulate_dx,
                          TensorView dweight) override;
-  Status RopeForward(const RopeParams& params, TensorView x) override;
+  Status RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) override;
   Status RopeBackward(const RopeParams& params, TensorView dx) override;
   Status AttentionForward(const AttentionParams& params, ConstTensorView q, ConstTensorView k,
                           ConstTensorView v, TensorView out, TensorView lse) override;
@@ -108,7 +108,7 @@ class CudaBackend final : public Backend {
                         const QuantizeContext& context, QuantizedTensor* out) override;
   Status QuantizeRotated(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
                          TensorView rotated, QuantizedTensor* out, TensorView decoded) override;
-  Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+  Status SwiGluBackwardToCodes(const SwiGluGradientViews& views,
                                const std::array<QuantizeTarget, 2>& dgate,
                                const std::array<QuantizeTarget, 2>& dup) override;
   Status ReadCounters(QuantizedTensor* x) override;
@@ -169,7 +169,7 @@ class CudaBackend final : public Backend {
   // RMSNorm of x, or of the sum of x and b; b and sum have no data where there is none.
   Status Norm(const char* op, ConstTensorView x, ConstTensorView b, ConstTensorView weight,
               float epsilon, TensorView sum, TensorView out, TensorView rstd);
-  Status Rope(const RopeParams& params, TensorView x, float sign);
+  Status Rope(const RopeParams& params, ConstTensorView x, TensorView out, float sign);
   // x in BF16: itself, or rounded into `buffer`.
   Result<const void*> InBf16(ConstTensorView x, Buffer& buffer);
   // Products on codes; code_gemm.cu.
@@ -189,10 +189,12 @@ class CudaBackend final : public Backend {
                     Buffer& buffer);
   Status CarriedProduct(const MatmulShape& shape, const void* a, const void* b, bool accumulate,
                         TensorView out);
-  // Replaces each view by a copy rounded to BF16, valid until the next attention call.
-  Status RoundOperands(std::initializer_list<ConstTensorView*> operands);
+  // Replaces each view that is not FP32, or all where `rounds`, by an FP32 copy of BF16 numbers,
+  // valid until the next attention call.
+  Status WideOperands(bool rounds, std::initializer_list<ConstTensorView*> operands);
   // Attention on tensor cores; flash_attention.cu.
   static bool TakesFlash(const AttentionParams& p);
+  // The BF16 numbers of each: its own, or a copy valid until the next attention call.
   Status Bf16Operands(std::initializer_list<ConstTensorView> operands, const uint16_t** first);
   Status FlashForward(const AttentionParams& p, ConstTensorView q, ConstTensorView k,
                       ConstTensorView v, TensorView out, TensorView lse);
@@ -269,7 +271,8 @@ class CudaBackend final : public Backend {
   int64_t peak_allocated_bytes_ = 0;
   std::unordered_map<void*, int64_t> allocations_;
   // One per purpose, so that operations may call each other.
-  Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, reduce_partials_;
+  Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, gemm_out_,
+      reduce_partials_;
   Buffer histogram_, row_stats_, row_scan_, column_amax_, words_, code_residual_, code_out_;
   Buffer scale_a_, scale_b_, block_a_, block_b_, group_amax_, group_sums_, token_order_;
   std::array<Buffer, kCarriedPlaces> carried_memory_;

@@ -2,7 +2,6 @@
 //
 // Fill, sums, scaling, BF16 rounding, SwiGLU: one thread per element, no shared state.
 #include "kernels/checks.h"
-#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/elementwise_ops.cuh"
 #include "kernels/cuda/launch.h"
@@ -33,34 +32,39 @@ Status CudaBackend::Scale(float factor, TensorView x) {
 }
 
 Status CudaBackend::RoundToBf16(ConstTensorView x, TensorView out) {
-  RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "x", x, out.size()));
-  RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "out", out, out.size(), out.dtype));
-  if (out.dtype == DType::kBF16) {
-    return ForEach(stream_, "RoundToBf16", out.size(),
-                   ToBf16Op{x.f32(), static_cast<uint16_t*>(out.data)});
-  }
-  return ForEach(stream_, "RoundToBf16", out.size(), RoundOp{x.f32(), out.f32()});
+  RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "x", x, out.size(), FloatType(x)));
+  RETURN_IF_ERROR(CheckSameSize("RoundToBf16", "out", out, out.size(), FloatType(out)));
+  return WithIn(x, [&](auto* from) {
+    return WithOut(out, [&](auto* to) {
+      return ForEach(stream_, "RoundToBf16", out.size(), RoundOp{from, to});
+    });
+  });
 }
 
 Status CudaBackend::SwiGluForward(ConstTensorView gate, ConstTensorView up, TensorView out) {
-  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "gate", gate, out.size()));
-  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "up", up, out.size()));
-  const DType type = out.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
-  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "out", out, out.size(), type));
-  return WithOut(out, [&](auto* to) {
-    return ForEach(stream_, "SwiGluForward", out.size(), SwiGluOp{gate.f32(), up.f32(), to});
+  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "gate", gate, out.size(), FloatType(gate)));
+  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "up", up, out.size(), FloatType(gate)));
+  RETURN_IF_ERROR(CheckSameSize("SwiGluForward", "out", out, out.size(), FloatType(out)));
+  return WithIn(gate, [&](auto* from) {
+    return WithOut(out, [&](auto* to) {
+      return ForEach(stream_, "SwiGluForward", out.size(),
+                     SwiGluOp{from, static_cast<decltype(from)>(up.data), to});
+    });
   });
 }
 
 Status CudaBackend::SwiGluBackward(ConstTensorView dout, ConstTensorView gate, ConstTensorView up,
                                    TensorView dgate, TensorView dup) {
   RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "dout", dout, dgate.size()));
-  RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "gate", gate, dgate.size()));
-  RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "up", up, dgate.size()));
+  RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "gate", gate, dgate.size(), FloatType(gate)));
+  RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "up", up, dgate.size(), FloatType(gate)));
   RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "dgate", dgate, dgate.size()));
   RETURN_IF_ERROR(CheckSameSize("SwiGluBackward", "dup", dup, dgate.size()));
-  return ForEach(stream_, "SwiGluBackward", dgate.size(),
-                 SwiGluBackwardOp{dout.f32(), gate.f32(), up.f32(), dgate.f32(), dup.f32()});
+  return WithIn(gate, [&](auto* from) {
+    return ForEach(stream_, "SwiGluBackward", dgate.size(),
+                   SwiGluBackwardOp{dout.f32(), from, static_cast<decltype(from)>(up.data),
+                                    dgate.f32(), dup.f32()});
+  });
 }
 
 }  // namespace nibble::cuda

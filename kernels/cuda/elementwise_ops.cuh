@@ -36,32 +36,35 @@ struct ScaleOp {
   float* x;
   __device__ void operator()(int64_t i) const { x[i] = x[i] * factor; }
 };
+template <typename In, typename Out>
 struct RoundOp {
-  const float* x;
-  float* out;
-  __device__ void operator()(int64_t i) const { out[i] = formats::RoundBf16(x[i]); }
+  const In* x;
+  Out* out;
+  __device__ void operator()(int64_t i) const { Put(out, i, formats::RoundBf16(Get(x, i))); }
 };
 __device__ inline float SwiGluOf(float gate, float up) {
   const float sigmoid = 1.0f / (1.0f + expf(-gate));
   return (gate * sigmoid) * up;
 }
-template <typename Out>
+// In: float or uint16_t, what gate and up rest as.
+template <typename In, typename Out>
 struct SwiGluOp {
-  const float *gate, *up;
+  const In *gate, *up;
   Out* out;
-  __device__ void operator()(int64_t i) const { Put(out, i, SwiGluOf(gate[i], up[i])); }
+  __device__ void operator()(int64_t i) const { Put(out, i, SwiGluOf(Get(gate, i), Get(up, i))); }
 };
 // SwiGLU as a source of values: whoever reads one leaves it as BF16.
+template <typename In>
 struct SwiGluValues {
-  const float *gate, *up;
+  const In *gate, *up;
   uint16_t* out;
   __device__ uint16_t Bits(int64_t i) const {
-    Put(out, i, SwiGluOf(gate[i], up[i]));
+    Put(out, i, SwiGluOf(Get(gate, i), Get(up, i)));
     return out[i];
   }
   __device__ Four Together(int64_t i) const {
-    const FourFloats g = *reinterpret_cast<const FourFloats*>(gate + i);
-    const FourFloats u = *reinterpret_cast<const FourFloats*>(up + i);
+    const FourFloats g = GetFour(gate, i);
+    const FourFloats u = GetFour(up, i);
     Four four;
     for (int k = 0; k < 4; ++k) four.x[k] = formats::ToBf16(SwiGluOf(g.x[k], u.x[k]));
     *reinterpret_cast<Four*>(out + i) = four;
@@ -76,11 +79,13 @@ __device__ inline SwiGluGradient SwiGluGradientOf(float d, float gate, float up)
   const float silu = gate * sigmoid;
   return {(d * up) * (sigmoid + silu * (1.0f - sigmoid)), d * silu};
 }
+template <typename In>
 struct SwiGluBackwardOp {
-  const float *dout, *gate, *up;
+  const float* dout;
+  const In *gate, *up;
   float *dgate, *dup;
   __device__ void operator()(int64_t i) const {
-    const SwiGluGradient gradient = SwiGluGradientOf(dout[i], gate[i], up[i]);
+    const SwiGluGradient gradient = SwiGluGradientOf(dout[i], Get(gate, i), Get(up, i));
     dup[i] = gradient.up;
     dgate[i] = gradient.gate;
   }

@@ -120,17 +120,20 @@ Result<QuantizationHealth> CudaBackend::MeasureHealth(ConstTensorView x,
                                                       const QuantizedTensor& quantized,
                                                       ConstTensorView decoded) {
   constexpr int64_t kBlocks = 256;  // fixed: the order of the sums does not depend on the device
-  RETURN_IF_ERROR(CheckView("MeasureHealth", "x", x, quantized.rows, quantized.cols));
+  RETURN_IF_ERROR(CheckView("MeasureHealth", "x", x, quantized.rows, quantized.cols, FloatType(x)));
   RETURN_IF_ERROR(CheckView("MeasureHealth", "decoded", decoded, quantized.rows, quantized.cols));
   RETURN_IF_ERROR(
       reduce_partials_.Reserve(*this, kBlocks * static_cast<int64_t>(sizeof(HealthSums))));
   HealthSums* partials = static_cast<HealthSums*>(reduce_partials_.data());
   const bool unlimited = quantized.comp != OccComp::kNone || quantized.folded;
   const float largest = unlimited ? 0.0f : ElemMax(quantized.elem);
-  HealthKernel<<<kBlocks, kThreads, 0, stream_>>>(
-      x.f32(), decoded.f32(), quantized.rows, quantized.cols,
-      static_cast<const float*>(quantized.enc.data()), ScalePlaceOf(quantized), largest, partials);
-  RETURN_IF_ERROR(LaunchStatus("MeasureHealth"));
+  RETURN_IF_ERROR(WithValues(x, [&](auto values) {
+    HealthKernel<<<kBlocks, kThreads, 0, stream_>>>(values, decoded.f32(), quantized.rows,
+                                                    quantized.cols,
+                                                    static_cast<const float*>(quantized.enc.data()),
+                                                    ScalePlaceOf(quantized), largest, partials);
+    return LaunchStatus("MeasureHealth");
+  }));
   std::vector<HealthSums> host(kBlocks);
   RETURN_IF_ERROR(
       CopyOut(host.data(), partials, kBlocks * static_cast<int64_t>(sizeof(HealthSums))));

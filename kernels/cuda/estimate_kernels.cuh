@@ -10,6 +10,7 @@
 #include "kernels/cuda/four.cuh"
 #include "kernels/cuda/group_parts.cuh"
 #include "kernels/cuda/quantize_parts.cuh"
+#include "kernels/cuda/values.cuh"
 #include "kernels/estimator_rules.h"
 #include "kernels/formats/dge.h"
 #include "kernels/health.h"
@@ -131,7 +132,8 @@ __device__ inline HealthSums operator+(const HealthSums& a, const HealthSums& b)
 }
 
 // largest 0: nothing counts as saturated.
-__global__ void HealthKernel(const float* x, const float* decoded, int64_t rows, int64_t cols,
+template <typename Values>
+__global__ void HealthKernel(Values x, const float* decoded, int64_t rows, int64_t cols,
                              const float* enc, ScalePlace place, float largest,
                              HealthSums* partials) {
   HealthSums sums{};
@@ -139,7 +141,7 @@ __global__ void HealthKernel(const float* x, const float* decoded, int64_t rows,
     for (int64_t i = threadIdx.x; i < cols; i += kThreads) {
       const float limit = largest == 0 ? formats::BitsFloat(formats::kInfinityBits)
                                        : largest / enc[place.Of(row, i)] * kSaturationSlack;
-      const float value = formats::RoundBf16(x[row * cols + i]);
+      const float value = x.At(row * cols + i);
       const float meant = decoded[row * cols + i];
       const double a = static_cast<double>(value);
       const double b = static_cast<double>(meant);

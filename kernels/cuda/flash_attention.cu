@@ -4,11 +4,11 @@
 #include <cmath>
 #include <type_traits>
 
-#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/flash_backward_kernels.cuh"
 #include "kernels/cuda/flash_kernels.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/values.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -49,12 +49,18 @@ bool CudaBackend::TakesFlash(const AttentionParams& p) {
 Status CudaBackend::Bf16Operands(std::initializer_list<ConstTensorView> operands,
                                  const uint16_t** first) {
   int64_t total = 0;
-  for (const ConstTensorView& view : operands) total += view.size();
-  RETURN_IF_ERROR(attention_rounded_.Reserve(*this, total * 2));
+  for (const ConstTensorView& view : operands) {
+    if (view.dtype != DType::kBF16) total += view.size();
+  }
+  if (total > 0) RETURN_IF_ERROR(attention_rounded_.Reserve(*this, total * 2));
   auto* next = static_cast<uint16_t*>(attention_rounded_.data());
   for (const ConstTensorView& view : operands) {
+    if (view.dtype == DType::kBF16) {
+      *first++ = static_cast<const uint16_t*>(view.data);
+      continue;
+    }
     *first++ = next;
-    RETURN_IF_ERROR(ForEach(stream_, "Attention", view.size(), ToBf16Op{view.f32(), next}));
+    RETURN_IF_ERROR(RoundToBf16(view, {next, view.rows, view.cols, DType::kBF16}));
     next += view.size();
   }
   return OkStatus();
@@ -67,11 +73,14 @@ Status CudaBackend::FlashForward(const AttentionParams& p, ConstTensorView q, Co
   return WithHeadDim(p.head_dim, [&](auto dim) -> Status {
     constexpr int kDim = decltype(dim)::value;
     constexpr int kBytes = FlashForwardBytes<kDim>();
-    RETURN_IF_ERROR(AllowShared(FlashForwardKernel<kDim>, kBytes));
     const dim3 grid(TilesOf(p.seq, kFlashQueries), static_cast<unsigned>(p.batch * p.heads));
-    FlashForwardKernel<kDim><<<grid, kFlashThreads, kBytes, stream_>>>(
-        FlashProblemOf(p), rounded[0], rounded[1], rounded[2], out.f32(), lse.f32());
-    return LaunchStatus("AttentionForward");
+    return WithOut(out, [&](auto* to) -> Status {
+      const auto kernel = FlashForwardKernel<kDim, std::remove_pointer_t<decltype(to)>>;
+      RETURN_IF_ERROR(AllowShared(kernel, kBytes));
+      kernel<<<grid, kFlashThreads, kBytes, stream_>>>(FlashProblemOf(p), rounded[0], rounded[1],
+                                                       rounded[2], to, lse.f32());
+      return LaunchStatus("AttentionForward");
+    });
   });
 }
 

@@ -63,10 +63,10 @@ __device__ inline void SoftmaxTile(bool whole, int visible, int columns, float t
 }
 
 // Grid (query tiles, batch * heads). The longest rows of keys come first.
-template <int kDim>
+template <int kDim, typename Out>
 __global__ void __launch_bounds__(kFlashThreads, 2)
     FlashForwardKernel(FlashProblem p, const uint16_t* q, const uint16_t* k, const uint16_t* v,
-                       float* out, float* lse) {
+                       Out* out, float* lse) {
   constexpr int kM = 2;
   auto* q_tile = static_cast<uint16_t*>(SharedMemory());
   uint16_t* k_tile = q_tile + FlashTileValues(kFlashQueries, kDim);

@@ -188,10 +188,18 @@ __device__ inline void StoreTile(const float (&c)[kM][kCols / 8][4], uint16_t* t
   }
 }
 
-// c, times the factor of its row, to rows [first, rows) of a row-major FP32 matrix.
-template <int kM, int kCols, typename Factor>
+// Two neighbours as FP32 or BF16, in one store.
+__device__ inline void StoreTwo(float* to, float first, float second) {
+  StoreSome<true>(Pack<float, 2>{{first, second}}, 2, to);
+}
+__device__ inline void StoreTwo(uint16_t* to, float first, float second) {
+  *reinterpret_cast<uint32_t*>(to) = PackBf16(first, second);
+}
+
+// c, times the factor of its row, to rows [first, rows) of a row-major matrix of FP32 or BF16.
+template <int kM, int kCols, typename Factor, typename Out>
 __device__ inline void StoreRows(const float (&c)[kM][kCols / 8][4], Factor factor, int first,
-                                 int rows, int64_t stride, float* out) {
+                                 int rows, int64_t stride, Out* out) {
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -201,8 +209,8 @@ __device__ inline void StoreRows(const float (&c)[kM][kCols / 8][4], Factor fact
       const float by = factor(m, half);
 #pragma unroll
       for (int n = 0; n < kCols / 8; ++n) {
-        const Pack<float, 2> pair{{c[m][n][half * 2] * by, c[m][n][half * 2 + 1] * by}};
-        StoreSome<true>(pair, 2, out + row * stride + FragmentColumn(n));
+        StoreTwo(out + row * stride + FragmentColumn(n), c[m][n][half * 2] * by,
+                 c[m][n][half * 2 + 1] * by);
       }
     }
   }

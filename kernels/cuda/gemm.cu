@@ -4,6 +4,7 @@
 #include "kernels/checks.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/values.cuh"
 
 namespace nibble::cuda {
 
@@ -21,7 +22,7 @@ Status CudaBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a
   const int64_t m = out.rows;
   const int64_t n = out.cols;
   const int64_t k = ta ? a.rows : a.cols;
-  RETURN_IF_ERROR(CheckView("Gemm", "out", out, m, n));
+  RETURN_IF_ERROR(CheckView("Gemm", "out", out, m, n, accumulate ? DType::kF32 : FloatType(out)));
   const bool bf16 = mode == GemmMode::kBf16;
   const auto type = [bf16](ConstTensorView x) {
     return bf16 && x.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
@@ -29,13 +30,23 @@ Status CudaBackend::Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a
   RETURN_IF_ERROR(CheckView("Gemm", "a", a, ta ? k : m, ta ? m : k, type(a)));
   RETURN_IF_ERROR(CheckView("Gemm", "b", b, tb ? n : k, tb ? k : n, type(b)));
   if (m == 0 || n == 0) return OkStatus();
-  if (k == 0) return accumulate ? OkStatus() : Fill(out, 0.0f);
+  if (k == 0 && accumulate) return OkStatus();
+  if (k == 0) {
+    const auto bytes = static_cast<size_t>(out.size_bytes());
+    return CudaStatus(cudaMemsetAsync(out.data, 0, bytes, stream_), "Gemm");
+  }
   MatmulShape shape{m, n, k, ta, tb};
-  if (!bf16) return matmul_->Run(stream_, shape, a.data, b.data, {}, accumulate, out.f32());
+  if (!bf16 && out.dtype == DType::kBF16) {
+    ASSIGN_OR_RETURN(const TensorView wide, gemm_out_.View(*this, m, n));
+    RETURN_IF_ERROR(matmul_->Run(stream_, shape, a.data, b.data, {}, false, wide.data));
+    return RoundToBf16(wide, out);
+  }
+  if (!bf16) return matmul_->Run(stream_, shape, a.data, b.data, {}, accumulate, out.data);
+  shape.bf16_out = out.dtype == DType::kBF16;
   shape.a = shape.b = MatmulElem::kBf16;
   ASSIGN_OR_RETURN(const void* const narrow_a, InBf16(a, gemm_a_));
   ASSIGN_OR_RETURN(const void* const narrow_b, InBf16(b, gemm_b_));
-  return matmul_->Run(stream_, shape, narrow_a, narrow_b, {}, accumulate, out.f32());
+  return matmul_->Run(stream_, shape, narrow_a, narrow_b, {}, accumulate, out.data);
 }
 
 }  // namespace nibble::cuda

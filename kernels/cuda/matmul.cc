@@ -107,7 +107,7 @@ struct Matmul::Plan {
     const int64_t rows_b = s.transpose_b ? s.k : s.n, rows_a = s.transpose_a ? s.m : s.k;
     RETURN_IF_ERROR(layout(&first, TypeOf(s.b), rows_b, s.transpose_b ? s.n : s.k, pitch(rows_b)));
     RETURN_IF_ERROR(layout(&second, TypeOf(s.a), rows_a, s.transpose_a ? s.k : s.m, pitch(rows_a)));
-    RETURN_IF_ERROR(layout(&result, CUDA_R_32F, s.n, s.m, s.n));
+    RETURN_IF_ERROR(layout(&result, s.bf16_out ? CUDA_R_16BF : CUDA_R_32F, s.n, s.m, s.n));
     return Choose(handle, s, key.alignment);
   }
 
@@ -161,10 +161,10 @@ struct Matmul::Plan {
       cublasLtMatmulPreferenceDestroy(preference);
       if (!status.ok() || taken) return status;
     }
-    return UnimplementedError(
-        StrFormat("Gemm: cuBLASLt has no algorithm for (%lld, %lld, %lld), %s by %s",
-                  static_cast<long long>(s.m), static_cast<long long>(s.n),
-                  static_cast<long long>(s.k), NameOf(s.a), NameOf(s.b)));
+    return UnimplementedError(StrFormat(
+        "Gemm: cuBLASLt has no algorithm for (%lld, %lld, %lld), %s by %s to %s",
+        static_cast<long long>(s.m), static_cast<long long>(s.n), static_cast<long long>(s.k),
+        NameOf(s.a), NameOf(s.b), s.bf16_out ? "bf16" : "fp32"));
   }
 };
 
@@ -216,12 +216,24 @@ bool Matmul::Has(const MatmulShape& shape) {
   return DepthOf({shape, {}, IsNarrow(shape.a) ? shape.k : 0}).ok();
 }
 
-Status Matmul::Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
-                   const MatmulScales& scales, bool accumulate, float* out) {
+Matmul::Key Matmul::KeyOf(const MatmulShape& shape, const void* a, const void* b, const void* out) {
   const auto aligned = [](const void* p) { return AlignmentOf(reinterpret_cast<uintptr_t>(p)); };
-  Key key{shape, {aligned(a), aligned(b), aligned(out)}, IsNarrow(shape.a) ? shape.k : 0};
+  return {shape, {aligned(a), aligned(b), aligned(out)}, IsNarrow(shape.a) ? shape.k : 0};
+}
+
+bool Matmul::RunsWhole(const MatmulShape& shape, const void* a, const void* b, const void* out) {
+  const Result<int64_t> depth = DepthOf(KeyOf(shape, a, b, out));
+  return depth.ok() && *depth == shape.k;
+}
+
+Status Matmul::Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
+                   const MatmulScales& scales, bool accumulate, void* out) {
+  Key key = KeyOf(shape, a, b, out);
   ASSIGN_OR_RETURN(const int64_t depth, DepthOf(key));
   if (depth == shape.k) return Launch(stream, key, a, b, scales, accumulate, out);
+  if (shape.bf16_out) {
+    return UnimplementedError("Gemm: sums that go in slices are gathered in FP32, not in BF16");
+  }
   // Bytes that lie along the sum.
   for (int64_t first = 0; first < shape.k; first += depth) {
     key.shape.k = std::min(depth, shape.k - first);
@@ -233,7 +245,7 @@ Status Matmul::Run(cudaStream_t stream, const MatmulShape& shape, const void* a,
 }
 
 Status Matmul::Launch(cudaStream_t stream, const Key& key, const void* a, const void* b,
-                      const MatmulScales& scales, bool accumulate, float* out) {
+                      const MatmulScales& scales, bool accumulate, void* out) {
   ASSIGN_OR_RETURN(Plan* const plan, PlanOf(key));
   if (IsNarrow(key.shape.a)) RETURN_IF_ERROR(plan->SetScales(scales));
   const float one = 1.0f;

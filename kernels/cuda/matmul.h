@@ -26,10 +26,11 @@ namespace nibble::cuda {
 enum class MatmulElem : uint8_t { kF32, kBf16, kE4M3, kE5M2, kMxE4M3, kNvE2M1 };
 
 struct MatmulShape {
-  int64_t m, n, k;  // out (m, n) = op(a) (m, k) op(b) (k, n), all dense row-major; out is FP32
+  int64_t m, n, k;  // out (m, n) = op(a) (m, k) op(b) (k, n), all dense row-major
   bool transpose_a, transpose_b;
   MatmulElem a = MatmulElem::kF32, b = MatmulElem::kF32;
   bool fast_accumulation = false;
+  bool bf16_out = false;  // instead of FP32; not of FP32 operands
   auto operator<=>(const MatmulShape&) const = default;
 };
 // Narrow operands lie along the sum: transpose_a no, transpose_b yes.
@@ -68,9 +69,12 @@ class Matmul {
   // vectors for long sums of few outputs (pytorch/ao issue 4582: K 9216, 256 by 3072): these go in
   // slices of the sum, each rounded to FP32 and added to the ones before.
   Status Run(cudaStream_t stream, const MatmulShape& shape, const void* a, const void* b,
-             const MatmulScales& scales, bool accumulate, float* out);
+             const MatmulScales& scales, bool accumulate, void* out);
   // Whether cuBLASLt has an algorithm on this device.
   bool Has(const MatmulShape& shape);
+  // Whether it has one for the whole sum, and these places. `bf16_out` needs one: it is rounded
+  // once.
+  bool RunsWhole(const MatmulShape& shape, const void* a, const void* b, const void* out);
 
   static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 
@@ -83,11 +87,12 @@ class Matmul {
     auto operator<=>(const Key&) const = default;
   };
   Matmul() = default;
+  static Key KeyOf(const MatmulShape& shape, const void* a, const void* b, const void* out);
   Result<Plan*> PlanOf(const Key& key);
   // Terms to sum at a time; UNIMPLEMENTED when no number of them has algorithms.
   Result<int64_t> DepthOf(const Key& key);
   Status Launch(cudaStream_t stream, const Key& key, const void* a, const void* b,
-                const MatmulScales& scales, bool accumulate, float* out);
+                const MatmulScales& scales, bool accumulate, void* out);
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;

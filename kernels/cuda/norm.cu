@@ -143,7 +143,7 @@ Status CudaBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x, Con
   return LaunchStatus("RmsNormBackward");
 }
 
-Status CudaBackend::Rope(const RopeParams& params, TensorView x, float sign) {
+Status CudaBackend::Rope(const RopeParams& params, ConstTensorView x, TensorView out, float sign) {
   if (params.head_dim <= 0 || params.head_dim % 2 != 0 || params.position_offset < 0 ||
       !(params.theta > 0)) {
     return InvalidArgumentError(StrFormat(
@@ -154,16 +154,19 @@ Status CudaBackend::Rope(const RopeParams& params, TensorView x, float sign) {
   }
   RETURN_IF_ERROR(
       CheckView("Rope", "x", x, params.batch * params.seq, params.heads * params.head_dim));
-  return ForEach(stream_, "Rope", x.size() / 2,
-                 RopeOp{x.f32(), params.seq, params.heads, params.head_dim, params.position_offset,
-                        params.theta, sign});
+  RETURN_IF_ERROR(CheckRows("Rope", out, x.rows, x.cols));
+  return WithOut(out, [&](auto* to) {
+    return ForEach(stream_, "Rope", x.size() / 2,
+                   RopeOp{x.f32(), to, params.seq, params.heads, params.head_dim,
+                          params.position_offset, params.theta, sign});
+  });
 }
 
-Status CudaBackend::RopeForward(const RopeParams& params, TensorView x) {
-  return Rope(params, x, 1.0f);
+Status CudaBackend::RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) {
+  return Rope(params, x, out, 1.0f);
 }
 Status CudaBackend::RopeBackward(const RopeParams& params, TensorView dx) {
-  return Rope(params, dx, -1.0f);
+  return Rope(params, dx, dx, -1.0f);
 }
 
 }  // namespace nibble::cuda

@@ -44,11 +44,14 @@ Status CudaBackend::CountKeys(Values x, int64_t size, bool aligned) {
 }
 
 Status CudaBackend::CountSwiGlu(ConstTensorView gate, ConstTensorView up, TensorView out) {
-  RETURN_IF_ERROR(CheckView("QuantizeFormed", "gate", gate, out.rows, out.cols));
-  RETURN_IF_ERROR(CheckView("QuantizeFormed", "up", up, out.rows, out.cols));
+  RETURN_IF_ERROR(CheckView("QuantizeFormed", "gate", gate, out.rows, out.cols, FloatType(gate)));
+  RETURN_IF_ERROR(CheckView("QuantizeFormed", "up", up, out.rows, out.cols, FloatType(gate)));
   RETURN_IF_ERROR(CheckView("QuantizeFormed", "rows", out, out.rows, out.cols, DType::kBF16));
-  const SwiGluValues values{gate.f32(), up.f32(), static_cast<uint16_t*>(out.data)};
-  return CountKeys(values, out.size(), InFours(0, {gate.data, up.data, out.data}));
+  return WithIn(gate, [&](auto* from) {
+    const SwiGluValues values{from, static_cast<decltype(from)>(up.data),
+                              static_cast<uint16_t*>(out.data)};
+    return CountKeys(values, out.size(), InFours(0, {gate.data, up.data, out.data}));
+  });
 }
 
 Status CudaBackend::OccBounds(const Quant& quant, ConstTensorView x, bool counted,

@@ -87,19 +87,28 @@ Status CudaBackend::QuantizeBoth(const Quant& first, const QuantizeContext& firs
   return QuantizeTiles(source, source, x, targets);
 }
 
-Status CudaBackend::SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+Status CudaBackend::SwiGluBackwardToCodes(const SwiGluGradientViews& v,
                                           const std::array<QuantizeTarget, 2>& dgate,
                                           const std::array<QuantizeTarget, 2>& dup) {
   const std::array<QuantizeTarget, 4> targets = {dgate[0], dgate[1], dup[0], dup[1]};
   for (const QuantizeTarget& target : targets) {
-    if (!InTiles(target, gate)) {
-      return Backend::SwiGluBackwardToCodes(dout, gate, up, dgate, dup);
+    if (!InTiles(target, v.gate) || !InTiles(target, v.up)) {
+      return Backend::SwiGluBackwardToCodes(v, dgate, dup);
     }
   }
-  RETURN_IF_ERROR(CheckView("SwiGluBackwardToCodes", "dout", dout, gate.rows, gate.cols));
-  RETURN_IF_ERROR(CheckView("SwiGluBackwardToCodes", "up", up, gate.rows, gate.cols));
-  return QuantizeTiles(SwiGluGradients{dout.f32(), gate.f32(), up.f32()}, GradientPairs{gate.f32()},
-                       gate, targets);
+  const char* const op = "SwiGluBackwardToCodes";
+  const int64_t rows = v.gate.rows, cols = v.gate.cols;
+  RETURN_IF_ERROR(CheckView(op, "dout", v.dout, rows, cols));
+  RETURN_IF_ERROR(CheckView(op, "gate", v.gate, rows, cols, FloatType(v.gate)));
+  RETURN_IF_ERROR(CheckView(op, "up", v.up, rows, cols, v.gate.dtype));
+  if (v.gate.dtype == DType::kBF16) {
+    auto* const gate = static_cast<uint16_t*>(v.gate.data);
+    auto* const up = static_cast<uint16_t*>(v.up.data);
+    return QuantizeTiles(SwiGluGradients<uint16_t>{v.dout.f32(), gate, up}, TwoTensors{gate, up},
+                         v.gate, targets);
+  }
+  return QuantizeTiles(SwiGluGradients<float>{v.dout.f32(), v.gate.f32(), v.up.f32()},
+                       GradientPairs{v.gate.f32()}, v.gate, targets);
 }
 
 }  // namespace nibble::cuda

@@ -7,7 +7,8 @@
 // Purpose: per element 4 bytes read to measure, 4 read and 2 written to encode, where two calls of
 // Quantize read four times. Gradients of a SwiGLU: 12 read and 4 written (both as BF16, where gate
 // was) to form and measure the pair, 4 read and 4 written to encode it: 24 bytes where SwiGLU's
-// backward pass and two such quantizations take 40. The bits are those of single calls: maxima of
+// backward pass and two such quantizations take 40; 20 where gate and up rest as BF16, which their
+// gradients replace. The bits are those of single calls: maxima of
 // bits do not depend on an order. Thread-safety: kernels, ordered by their stream.
 #pragma once
 
@@ -38,26 +39,38 @@ struct OneTensor {
   }
 };
 
-// dgate and dup of a SwiGLU, which replace gate: two BF16 numbers in the place of one FP32.
+// dgate and dup of a SwiGLU, formed from gate and up of type In, which they replace as BF16: FP32
+// gate by both, two numbers in the place of one; or BF16 gate and up each by its own.
+template <typename In>
 struct SwiGluGradients {
   static constexpr int kTensors = 2;
   const float* dout;
-  float* gate;
-  const float* up;
+  In *gate, *up;
 
   struct Raw {
     float dout, gate, up;
   };
-  __device__ Raw Fetch(int64_t i) const { return {dout[i], gate[i], up[i]}; }
+  __device__ Raw Fetch(int64_t i) const { return {dout[i], Get(gate, i), Get(up, i)}; }
   __device__ void Values(int64_t i, const Raw& raw, float (&values)[2]) const {
     const SwiGluGradient gradient = SwiGluGradientOf(raw.dout, raw.gate, raw.up);
-    const uint32_t low = formats::ToBf16(gradient.gate), high = formats::ToBf16(gradient.up);
-    gate[i] = formats::BitsFloat(low | high << 16);
-    values[0] = formats::FromBf16(static_cast<uint16_t>(low));
-    values[1] = formats::FromBf16(static_cast<uint16_t>(high));
+    const uint16_t low = formats::ToBf16(gradient.gate), high = formats::ToBf16(gradient.up);
+    Replace(gate, up, i, low, high);
+    values[0] = formats::FromBf16(low);
+    values[1] = formats::FromBf16(high);
+  }
+
+ private:
+  __device__ static void Replace(float* gate, const float*, int64_t i, uint16_t low,
+                                 uint16_t high) {
+    gate[i] = formats::BitsFloat(static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16);
+  }
+  __device__ static void Replace(uint16_t* gate, uint16_t* up, int64_t i, uint16_t low,
+                                 uint16_t high) {
+    gate[i] = low;
+    up[i] = high;
   }
 };
-// What SwiGluGradients left.
+// What SwiGluGradients<float> left.
 struct GradientPairs {
   static constexpr int kTensors = 2;
   const float* pairs;
@@ -69,6 +82,20 @@ struct GradientPairs {
       const uint32_t pair = formats::FloatBits(four.x[k]);
       values[0][k] = formats::BitsFloat(pair << 16);
       values[1][k] = formats::BitsFloat(pair & 0xFFFF0000u);
+    }
+  }
+};
+// What SwiGluGradients<uint16_t> left.
+struct TwoTensors {
+  static constexpr int kTensors = 2;
+  const uint16_t *first, *second;
+
+  __device__ void Together(int64_t i, float (&values)[2][4]) const {
+    const FourFloats a = GetFour(first, i), b = GetFour(second, i);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      values[0][k] = a.x[k];
+      values[1][k] = b.x[k];
     }
   }
 };

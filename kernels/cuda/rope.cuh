@@ -5,11 +5,15 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/values.cuh"
+
 namespace nibble::cuda {
 
 // The angle in double, as the CPU's table holds it.
+template <typename Out>
 struct RopeOp {
-  float* x;
+  const float* x;
+  Out* out;
   int64_t seq, heads, head_dim, offset;
   double theta;
   float sign;
@@ -22,11 +26,11 @@ struct RopeOp {
     const double angle = static_cast<double>(t % seq + offset) * pow(theta, exponent);
     const float cosine = static_cast<float>(cos(angle));
     const float sine = sign * static_cast<float>(sin(angle));
-    float* first = x + (t * heads + head) * head_dim + pair;
-    const float a = first[0];
-    const float b = first[half];
-    first[0] = a * cosine - b * sine;
-    first[half] = b * cosine + a * sine;
+    const int64_t first = (t * heads + head) * head_dim + pair;
+    const float a = x[first];
+    const float b = x[first + half];
+    Put(out, first, a * cosine - b * sine);
+    Put(out, first + half, b * cosine + a * sine);
   }
 };
 

@@ -63,13 +63,15 @@ Status CudaBackend::RoundToE4M3(float scale, TensorView x) {
 }
 
 Result<float> CudaBackend::AbsMax(ConstTensorView x) {
-  RETURN_IF_ERROR(CheckSameSize("AbsMax", "x", x, x.size()));
+  RETURN_IF_ERROR(CheckSameSize("AbsMax", "x", x, x.size(), FloatType(x)));
   if (x.size() == 0) return 0.0f;
   RETURN_IF_ERROR(words_.Reserve(*this, 4));
   RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(words_.data(), 0, 4, stream_), "AbsMax"));
-  AbsMaxKernel<<<GridFor(x.size()), kThreads, 0, stream_>>>(x.f32(), x.size(),
-                                                            static_cast<uint32_t*>(words_.data()));
-  RETURN_IF_ERROR(LaunchStatus("AbsMax"));
+  RETURN_IF_ERROR(WithIn(x, [&](auto* from) {
+    AbsMaxKernel<<<GridFor(x.size()), kThreads, 0, stream_>>>(
+        from, x.size(), static_cast<uint32_t*>(words_.data()));
+    return LaunchStatus("AbsMax");
+  }));
   uint32_t bits = 0;
   RETURN_IF_ERROR(CopyOut(&bits, words_.data(), sizeof(bits)));
   return formats::BitsFloat(bits);

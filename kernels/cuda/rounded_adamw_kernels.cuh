@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/values.cuh"
 #include "kernels/formats/bf16.h"
 #include "kernels/formats/fp16.h"
 #include "kernels/formats/fp8.h"
@@ -118,11 +119,12 @@ __global__ void RoundedAdamWStoreKernel(RoundedAdamWTask t, StateScales scales, 
   }
 }
 
-__global__ void AbsMaxKernel(const float* x, int64_t n, uint32_t* bits) {
+template <typename In>
+__global__ void AbsMaxKernel(const In* x, int64_t n, uint32_t* bits) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   uint32_t mine = 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
-    const uint32_t other = MagnitudeBits(x[i]);
+    const uint32_t other = MagnitudeBits(Get(x, i));
     mine = other > mine ? other : mine;
   }
   const uint32_t largest = BlockMax(mine);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the quantizers read: rows in FP32, rounded to BF16 on the way, or rows that an earlier
-// kernel has left as BF16. Both are the same values.
+// Numbers that rest as FP32 or as BF16. What the quantizers read: rows in FP32, rounded to BF16 on
+// the way, or rows that an earlier kernel has left as BF16. Both are the same values.
 //
 // Thread-safety: pure functions.
 #pragma once
@@ -37,10 +37,29 @@ struct Bf16Values {
   __device__ Four Together(int64_t i) const { return *reinterpret_cast<const Four*>(x + i); }
 };
 
+// Loads a number that rests as FP32 or as BF16.
+__device__ inline float Get(const float* x, int64_t i) { return x[i]; }
+__device__ inline float Get(const uint16_t* x, int64_t i) { return formats::FromBf16(x[i]); }
+
+// Four of them; i is a multiple of four.
+__device__ inline FourFloats GetFour(const float* x, int64_t i) {
+  return *reinterpret_cast<const FourFloats*>(x + i);
+}
+__device__ inline FourFloats GetFour(const uint16_t* x, int64_t i) {
+  const Four four = *reinterpret_cast<const Four*>(x + i);
+  return {{formats::FromBf16(four.x[0]), formats::FromBf16(four.x[1]), formats::FromBf16(four.x[2]),
+           formats::FromBf16(four.x[3])}};
+}
+
 // Stores what a kernel forms, as FP32 or as the BF16 that a quantizer would make of it.
 __device__ inline void Put(float* out, int64_t i, float value) { out[i] = value; }
 __device__ inline void Put(uint16_t* out, int64_t i, float value) {
   out[i] = formats::ToBf16(value);
+}
+
+// On the host: the type to expect of a view that may be FP32 or BF16.
+inline DType FloatType(const ConstTensorView& x) {
+  return x.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
 }
 
 // On the host: calls `use` with the values of a view, FP32 or BF16.
@@ -48,6 +67,13 @@ template <typename Use>
 auto WithValues(const ConstTensorView& x, Use use) {
   if (x.dtype == DType::kBF16) return use(Bf16Values{static_cast<const uint16_t*>(x.data)});
   return use(F32Values{x.f32()});
+}
+
+// On the host: calls `use` with what Get loads from.
+template <typename Use>
+auto WithIn(const ConstTensorView& x, Use use) {
+  if (x.dtype == DType::kBF16) return use(static_cast<const uint16_t*>(x.data));
+  return use(x.f32());
 }
 
 // On the host: calls `use` with what Put stores to.

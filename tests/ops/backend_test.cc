@@ -222,7 +222,8 @@ TEST(Attention, ImpossibleHeadsAreRefused) {
   rope.seq = 2;
   rope.heads = 1;
   rope.head_dim = 3;
-  EXPECT_EQ(backend->RopeForward(rope, {x.data(), 2, 3}).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(backend->RopeForward(rope, {x.data(), 2, 3}, {x.data(), 2, 3}).code(),
+            StatusCode::kInvalidArgument);
 }
 
 TEST(Attention, Bf16ModeIsNearFp32) {

@@ -35,6 +35,7 @@ struct Shape {
 struct Attention {
   AttentionParams params;
   std::vector<float> q, k, v, dout, out, lse, dq, dk, dv;
+  std::vector<uint16_t> narrow;  // out, left as BF16
 
   Attention(const Shape& s, int64_t head_dim) {
     params = {s.batch, s.seq, s.kv_seq, s.heads, s.kv_heads, head_dim, GemmMode::kBf16};
@@ -87,6 +88,14 @@ struct Attention {
         {tiles(kFlashQueries), by_head}, kFlashThreads, FlashForwardBytes<kDim>(), order, [&] {
           FlashForwardKernel<kDim>(p, bq.data(), bk.data(), bv.data(), out.data(), lse.data());
         });
+    narrow.assign(out.size(), 0x7FFF);
+    std::vector<float> same_lse(lse.size());
+    Emulator::Get().Launch({tiles(kFlashQueries), by_head}, kFlashThreads,
+                           FlashForwardBytes<kDim>(), order, [&] {
+                             FlashForwardKernel<kDim>(p, bq.data(), bk.data(), bv.data(),
+                                                      narrow.data(), same_lse.data());
+                           });
+    EXPECT_EQ(same_lse, lse);
     if (params.seq != params.kv_seq) return;
     const std::vector<float> delta = Delta();
     Emulator::Get().Launch({tiles(kGradientKeys), by_kv_head}, kFlashThreads,
@@ -140,6 +149,7 @@ void ExpectEqualsCpu(const Shape& shape) {
   forwards.RunEmulated<kDim>(FiberOrder::kForwards);
   backwards.RunEmulated<kDim>(FiberOrder::kBackwards);
   EXPECT_EQ(forwards.out, backwards.out);
+  EXPECT_EQ(forwards.narrow, Rounded(forwards.out));
   EXPECT_EQ(forwards.dk, backwards.dk);
   EXPECT_EQ(forwards.dv, backwards.dv);
   EXPECT_EQ(forwards.dq, backwards.dq);

@@ -189,8 +189,8 @@ TEST(EmulatedHealth, IsTheCpus) {
         *cpu->MeasureHealth({x.data(), kRows, kCols}, q, {decoded.data(), kRows, kCols});
     std::vector<HealthSums> partials(3);
     Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kBackwards, [&] {
-      HealthKernel(x.data(), decoded.data(), kRows, kCols, static_cast<const float*>(q.enc.data()),
-                   ScalePlaceOf(q), 6.0f, partials.data());
+      HealthKernel(F32Values{x.data()}, decoded.data(), kRows, kCols,
+                   static_cast<const float*>(q.enc.data()), ScalePlaceOf(q), 6.0f, partials.data());
     });
     const HealthSums sum = partials[0] + partials[1] + partials[2];
     constexpr double kCount = kRows * kCols;

@@ -275,11 +275,11 @@ TEST_F(EmulatedLayer, RotationsOfPositionsAreTheCpusBothWays) {
   const int64_t rows = params.batch * params.seq;
   std::vector<float> x = Source(rows * params.heads * params.head_dim, 13), got = x;
   for (const float sign : {1.0f, -1.0f}) {
-    const Status status = sign > 0 ? cpu_->RopeForward(params, View(x, rows))
+    const Status status = sign > 0 ? cpu_->RopeForward(params, View(x, rows), View(x, rows))
                                    : cpu_->RopeBackward(params, View(x, rows));
     ASSERT_TRUE(status.ok());
     ForEachElement(static_cast<int64_t>(got.size()) / 2,
-                   RopeOp{got.data(), params.seq, params.heads, params.head_dim,
+                   RopeOp{got.data(), got.data(), params.seq, params.heads, params.head_dim,
                           params.position_offset, params.theta, sign});
     ExpectNear(got, x, 1e-6f);
   }

@@ -158,7 +158,7 @@ class EmulatedGradients : public testing::TestWithParam<GradientCase> {};
 TEST_P(EmulatedGradients, OfASwiGluTogetherAreThoseOneAfterTheOther) {
   const GradientCase& c = GetParam();
   const std::vector<float> dout = Source(kRows * kCols, 10), gate = Source(kRows * kCols, 11);
-  const std::vector<float> up = Source(kRows * kCols, 12);
+  std::vector<float> up = Source(kRows * kCols, 12);
   std::vector<float> dgate = gate, dup = up, pairs = gate;
   const SwiGluBackwardOp op{dout.data(), gate.data(), up.data(), dgate.data(), dup.data()};
   for (int64_t i = 0; i < kRows * kCols; ++i) op(i);
@@ -178,7 +178,7 @@ TEST_P(EmulatedGradients, OfASwiGluTogetherAreThoseOneAfterTheOther) {
   }
   const SwiGluGradients form{dout.data(), pairs.data(), up.data()};
   const GradientPairs formed{pairs.data()};
-  MeasureSides<SwiGluGradients> measure;
+  MeasureSides<SwiGluGradients<float>> measure;
   for (int i = 0; i < 4; ++i) measure.of[i / 2][i % 2] = together[i / 2].Measure(i % 2);
   launch({2, 1}, FiberOrder::kBackwards, [&] { MeasureBothKernel(form, kRows, kCols, measure); });
   EncodeSides<GradientPairs> encode;

@@ -75,8 +75,7 @@ OpCase Rope(const RopeParams& p) {
   c.inputs = {{tokens, width}};
   c.outputs = {{tokens, width}};
   c.forward = [=](Backend& b, const Views& in, const Views& out) {
-    RETURN_IF_ERROR(b.Copy(out[0].data, in[0].data, in[0].size_bytes()));
-    return b.RopeForward(p, out[0]);
+    return b.RopeForward(p, in[0], out[0]);
   };
   c.backward = [=](Backend& b, const Views&, const Views&, TensorView dout, const Views& din) {
     RETURN_IF_ERROR(b.Copy(din[0].data, dout.data, dout.size_bytes()));

@@ -24,6 +24,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_NO_DEVICE = 1, 2, 3
 PROGRAMS = ["nibble_cuda", "nibble-trainer", "nibble-device-bench", "nibble-matmul-bench"]
 TESTS = ["ops_test", "train_test"]
 CHECK_RECIPES = ("bf16", "fp4_ms_paper", "fp4_fold8_e4m3")
+# Of the first losses with activations in BF16; on a CPU they differ by up to 1.4e-3.
+ROUNDED_TOLERANCE = "5e-3"
 LAYER_RECIPES = "bf16,fp4_fold8_e4m3,fp4_fold8"
 
 
@@ -227,6 +229,17 @@ class Check:
         if weights[0] != weights[1]:
             raise StageError("offloaded moments gave other weights")
 
+    def activations(self, entry):
+        """Activations in BF16: the curve of FP32 ones, within the roundings."""
+        self.must(self.trainer("activations", "activations-cuda", "cuda"), 60)
+        code, text = self.run([sys.executable, "tools/gpu_check/compare_curves.py",
+                               os.path.join(self.work, train_data.ACTIVATIONS_RECIPE + "-cuda"),
+                               os.path.join(self.work, "activations-cuda"),
+                               ROUNDED_TOLERANCE], 20)
+        entry.update((results.json_lines(text) or [{"passed": False}])[-1])
+        if code != 0:
+            raise StageError("the loss curve is not that of FP32 activations")
+
     # --- speed ------------------------------------------------------------------------------------
 
     def bench(self, arguments, limit, entry):
@@ -341,6 +354,7 @@ class Check:
             ("training", 20, self.training),
             ("checkpoints", 15, self.checkpoints),
             ("offload", 10, self.offload),
+            ("activations", 10, self.activations),
             ("operations", 10, self.operations),
             ("products", 10, self.products),
             ("layers_7b", 20, self.layers("7b", 75)),

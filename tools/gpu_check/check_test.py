@@ -319,6 +319,7 @@ class Script(unittest.TestCase):
         self.assertEqual(result["stages"]["self_test"]["features"], DEVICE["features"])
         self.assertIn("cuda_to_cpu", result["stages"]["checkpoints"])
         self.assertEqual(result["stages"]["offload"]["weights"], ["0f", "0f"])
+        self.assertTrue(result["stages"]["activations"]["passed"])
         with open(os.path.join(self.out, "gpu_check.log")) as file:
             log = file.read()
         self.assertIn("-DCMAKE_CUDA_ARCHITECTURES=90a-real", log)

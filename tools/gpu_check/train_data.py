@@ -7,8 +7,8 @@
 `threads` of the CPU in the run configs; 0: all. Writes FOLDER/tokens/{train,val}-000000.bin (docs/reference/file-formats-tokens.md): words of a fixed
 random dictionary joined by a second-order rule, so that a model has something to learn and the same
 bytes come out everywhere. Writes FOLDER/RECIPE.json, the run config of each recipe compared, and
-FOLDER/resume.json, which goes on where bf16 ends, and FOLDER/offload.json, bf16 with the moments in
-host memory.
+FOLDER/resume.json, which goes on where bf16 ends, FOLDER/offload.json, bf16 with the moments in
+host memory, and FOLDER/activations.json, ACTIVATIONS_RECIPE with activations in BF16.
 """
 import array
 import json
@@ -19,6 +19,7 @@ VOCABULARY = 512
 STEPS = 200
 RESUMED_STEPS = 4
 RECIPES = ("bf16", "fp4_ms_paper", "fp4_fold8_e4m3")
+ACTIVATIONS_RECIPE = "fp4_fold8_e4m3"
 
 # Models whose steps are timed: sizes, tokens of a window, windows of a micro-batch and of a step,
 # and for stacks of layers the depths whose difference is a layer. Stacks have a small vocabulary.
@@ -108,10 +109,14 @@ def write(folder, threads=0):
     offloaded["memory"] = {"offloadOptimizer": True}
     with open(os.path.join(folder, "offload.json"), "w") as file:
         json.dump(offloaded, file, indent=1)
+    narrow = config(folder, ACTIVATIONS_RECIPE, threads)
+    narrow["memory"] = {"activations": "bf16"}
+    with open(os.path.join(folder, "activations.json"), "w") as file:
+        json.dump(narrow, file, indent=1)
 
 
-def bench_config(folder, name):
-    """Writes the config of nibble-device-bench for one of MODELS."""
+def bench_config(folder, name, activations="bf16"):
+    """Writes the config of nibble-device-bench for one of MODELS, every recipe's activations alike."""
     folder = os.path.abspath(folder)
     if not os.path.isdir(os.path.join(folder, "tokens")):
         write(folder)
@@ -121,6 +126,7 @@ def bench_config(folder, name):
     made["model"] = model
     made["data"]["seqLen"] = seq
     made["schedule"].update(microBatch=micro, globalBatch=whole)
+    made["memory"] = {"activations": activations}
     path = os.path.join(folder, "bench-%s.json" % name)
     with open(path, "w") as file:
         json.dump(made, file, indent=1)

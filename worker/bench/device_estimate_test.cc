@@ -74,10 +74,10 @@ MemoryBytes OneUpdate(const RunConfig& config, const Recipe& recipe, bool forms)
   AccountingBackend backend(TestBackend(), forms);
   auto parameters = Parameters::Create(&backend, config.model, true, recipe.state).value();
   EXPECT_TRUE(parameters.Initialise(config.model, 1).ok());
-  const auto model =
-      Model::Create(&backend, &parameters,
-                    {config.model, recipe, sequences, config.data.seq_len, config.memory.recompute})
-          .value();
+  const auto model = Model::Create(&backend, &parameters,
+                                   {config.model, recipe, sequences, config.data.seq_len,
+                                    config.memory.recompute, config.memory.activations})
+                         .value();
   const auto ids = TestTokens(static_cast<int64_t>(tokens) + 1, 256, 3);
   const std::span<const int32_t> all(ids);
   LinearStep step;

@@ -3,52 +3,17 @@
 // A whole run on memory that only the backend may touch, as that of a device: training,
 // checkpoints, resuming on another backend.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <limits>
 
-#include "kernels/formats/bf16.h"
 #include "kernels/self_test.h"
 #include "kernels/self_test_ops.h"
-#include "worker/bench/timed_backend.h"
+#include "worker/bench/sealed_test_backend.h"
 #include "worker/train/test_support.h"
 
 namespace nibble {
 namespace {
-
-constexpr int64_t kArenaBytes = int64_t{1} << 28;
-constexpr int64_t kAlignment = 64;
-
-// The CPU backend with allocations in pages that are readable only during its own calls. Memory is
-// not given back before the end.
-class SealedBackend : public bench::TimedBackend {
- public:
-  explicit SealedBackend(std::unique_ptr<Backend> inner)
-      : TimedBackend(inner.get(), bench::ClockKind::kWall), inner_(std::move(inner)) {
-    arena_ = mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  }
-  ~SealedBackend() override { munmap(arena_, kArenaBytes); }
-
-  Result<void*> Allocate(int64_t size_bytes) override {
-    if (arena_ == MAP_FAILED || used_ + size_bytes + kAlignment > kArenaBytes) {
-      return ResourceExhaustedError("the sealed arena is full");
-    }
-    void* memory = static_cast<uint8_t*>(arena_) + used_;
-    used_ += (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
-    return memory;
-  }
-  void Free(void*) override {}
-
- protected:
-  void Enter() override { EXPECT_EQ(mprotect(arena_, kArenaBytes, PROT_READ | PROT_WRITE), 0); }
-  void Leave() override { EXPECT_EQ(mprotect(arena_, kArenaBytes, PROT_NONE), 0); }
-
- private:
-  std::unique_ptr<Backend> inner_;
-  void* arena_ = nullptr;
-  int64_t used_ = 0;
-};
 
 // Has no rotations.
 class UnrotatingBackend final : public SealedBackend {
@@ -113,57 +78,17 @@ class ForgetfulBackend final : public SealedBackend {
     RETURN_IF_ERROR(Backend::QuantizeRotated(quant, context, x, rotated_values, out, decoded));
     return Fill(rotated_values, std::numeric_limits<float>::quiet_NaN());
   }
-  Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+  Status SwiGluBackwardToCodes(const SwiGluGradientViews& views,
                                const std::array<QuantizeTarget, 2>& dgate,
                                const std::array<QuantizeTarget, 2>& dup) override {
     ++gradients;
-    RETURN_IF_ERROR(Backend::SwiGluBackwardToCodes(dout, gate, up, dgate, dup));
-    RETURN_IF_ERROR(Fill(gate, std::numeric_limits<float>::quiet_NaN()));
-    return Fill(up, std::numeric_limits<float>::quiet_NaN());
-  }
-  inline static int formed = 0, rotated = 0, gradients = 0;
-};
-
-// Keeps BF16 as such and multiplies it so.
-class NarrowBackend final : public SealedBackend {
- public:
-  NarrowBackend(std::unique_ptr<Backend> inner, int64_t* products)
-      : SealedBackend(std::move(inner)), products_(*products) {}
-
-  bool StoresBf16() const override { return true; }
-  Status RoundToBf16(ConstTensorView x, TensorView out) override {
-    if (out.dtype == DType::kF32) return SealedBackend::RoundToBf16(x, out);
-    Enter();
-    for (int64_t i = 0; i < x.size(); ++i) {
-      static_cast<uint16_t*>(out.data)[i] = formats::ToBf16(x.f32()[i]);
+    RETURN_IF_ERROR(Backend::SwiGluBackwardToCodes(views, dgate, dup));
+    for (const TensorView& x : {views.dout, views.gate, views.up, views.dgate, views.dup}) {
+      RETURN_IF_ERROR(Fill(x, std::numeric_limits<float>::quiet_NaN()));
     }
-    Leave();
     return OkStatus();
   }
-  Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
-              Transpose transpose_b, bool accumulate, TensorView out) override {
-    if (mode == GemmMode::kF32) {
-      return SealedBackend::Gemm(mode, a, transpose_a, b, transpose_b, accumulate, out);
-    }
-    ++products_;
-    ASSIGN_OR_RETURN(const ConstTensorView wide_a, Widened(a, wide_a_));
-    ASSIGN_OR_RETURN(const ConstTensorView wide_b, Widened(b, wide_b_));
-    return SealedBackend::Gemm(mode, wide_a, transpose_a, wide_b, transpose_b, accumulate, out);
-  }
-
- private:
-  Result<ConstTensorView> Widened(ConstTensorView x, Buffer& buffer) {
-    if (x.dtype == DType::kF32) return x;
-    ASSIGN_OR_RETURN(const TensorView wide, buffer.View(*this, x.rows, x.cols));
-    Enter();
-    for (int64_t i = 0; i < x.size(); ++i) {
-      wide.f32()[i] = formats::FromBf16(static_cast<const uint16_t*>(x.data)[i]);
-    }
-    Leave();
-    return ConstTensorView(wide);
-  }
-  int64_t& products_;
-  Buffer wide_a_, wide_b_;
+  inline static int formed = 0, rotated = 0, gradients = 0;
 };
 
 // One of its operations is wrong in one element, or missing.

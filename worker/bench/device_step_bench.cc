@@ -63,7 +63,8 @@ struct Rig {
     RETURN_IF_ERROR(parameters->Initialise(config.model, config.seed, static_cast<int>(cores)));
     ASSIGN_OR_RETURN(model, Model::Create(used, &*parameters,
                                           {config.model, recipe, config.schedule.micro_batch,
-                                           config.data.seq_len, config.memory.recompute}));
+                                           config.data.seq_len, config.memory.recompute,
+                                           config.memory.activations}));
     step =
         std::make_unique<TrainingStep>(config, used, communicator.get(), &*parameters, model.get());
     ASSIGN_OR_RETURN(Datasets opened, OpenDatasets(config));
@@ -157,6 +158,7 @@ Status MeasureSteps(const std::string& backend, const StepCases& cases,
                                {"model", config.name},
                                {"recipe", name},
                                {"layers", layers},
+                               {"activations", ActivationsName(config.memory.activations)},
                                {"parameters", CountParameters(config.model)},
                                {"tokens", config.tokens_per_step()}});
       const Status status = MeasureCase(backend, cases, config, recipe, &row);

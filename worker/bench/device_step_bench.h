@@ -23,9 +23,9 @@ struct StepCases {
 };
 
 // Calls `emit` with one row for each recipe and depth: {"name": "step", "recipe", "layers",
-// "tokens", "ms", "tokens_per_s", "memory", "peak_bytes", "estimated_bytes", "share_by_op",
-// "op_ms"}, or with "skipped" and its reason. Weights are new for every case. INVALID_ARGUMENT and
-// NOT_FOUND for data that cannot be read.
+// "activations", "tokens", "ms", "tokens_per_s", "memory", "peak_bytes", "estimated_bytes",
+// "share_by_op", "op_ms"}, or with "skipped" and its reason. Weights are new for every case.
+// INVALID_ARGUMENT and NOT_FOUND for data that cannot be read.
 Status MeasureSteps(const std::string& backend, const StepCases& cases,
                     const std::function<void(const Json&)>& emit);
 

@@ -83,8 +83,8 @@ Status TimedBackend::RmsNormBackward(ConstTensorView dout, ConstTensorView x,
   });
 }
 
-Status TimedBackend::RopeForward(const RopeParams& params, TensorView x) {
-  return Time("rope", [&] { return inner_.RopeForward(params, x); });
+Status TimedBackend::RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) {
+  return Time("rope", [&] { return inner_.RopeForward(params, x, out); });
 }
 
 Status TimedBackend::RopeBackward(const RopeParams& params, TensorView dx) {
@@ -172,13 +172,13 @@ Status TimedBackend::QuantizeFormed(const OperandSource& source, const Quant& qu
   return Time("quantize", [&] { return inner_.QuantizeFormed(source, quant, context, out); });
 }
 
-Status TimedBackend::SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+Status TimedBackend::SwiGluBackwardToCodes(const SwiGluGradientViews& views,
                                            const std::array<QuantizeTarget, 2>& dgate,
                                            const std::array<QuantizeTarget, 2>& dup) {
   if (inner_.Supports({Op::kSwiGlu, dgate[0].quant->elem}) != Support::kFast) {
-    return Backend::SwiGluBackwardToCodes(dout, gate, up, dgate, dup);
+    return Backend::SwiGluBackwardToCodes(views, dgate, dup);
   }
-  return Time("quantize", [&] { return inner_.SwiGluBackwardToCodes(dout, gate, up, dgate, dup); });
+  return Time("quantize", [&] { return inner_.SwiGluBackwardToCodes(views, dgate, dup); });
 }
 
 Status TimedBackend::Dequantize(const QuantizedTensor& x, TensorView decoded) {

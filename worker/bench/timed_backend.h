@@ -65,7 +65,7 @@ class TimedBackend : public Backend {
   Status RmsNormBackward(ConstTensorView dout, ConstTensorView x, ConstTensorView weight,
                          ConstTensorView rstd, TensorView dx, bool accumulate_dx,
                          TensorView dweight) override;
-  Status RopeForward(const RopeParams& params, TensorView x) override;
+  Status RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) override;
   Status RopeBackward(const RopeParams& params, TensorView dx) override;
   Status AttentionForward(const AttentionParams& params, ConstTensorView q, ConstTensorView k,
                           ConstTensorView v, TensorView out, TensorView lse) override;
@@ -92,7 +92,7 @@ class TimedBackend : public Backend {
   Status QuantizeFormed(const OperandSource& source, const Quant& quant,
                         const QuantizeContext& context, QuantizedTensor* out) override;
   // QuantizeRotated stays a composition, which is timed by its parts.
-  Status SwiGluBackwardToCodes(ConstTensorView dout, TensorView gate, TensorView up,
+  Status SwiGluBackwardToCodes(const SwiGluGradientViews& views,
                                const std::array<QuantizeTarget, 2>& dgate,
                                const std::array<QuantizeTarget, 2>& dup) override;
   Status Dequantize(const QuantizedTensor& x, TensorView decoded) override;

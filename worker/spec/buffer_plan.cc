@@ -6,17 +6,21 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kElementBytes = 4;
+constexpr int64_t kFloatBytes = 4, kBf16Bytes = 2;
 constexpr int64_t kAlignBytes = 64;
 
 // Hands out places one after the other.
 class Arena {
  public:
-  PlannedBuffer Take(int64_t rows, int64_t cols) {
-    const PlannedBuffer buffer{size_bytes_, rows, cols};
-    const int64_t bytes = rows * cols * kElementBytes;
-    size_bytes_ += (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
-    return buffer;
+  PlannedBuffer Take(int64_t rows, int64_t cols, int64_t element_bytes = kFloatBytes) {
+    return TakeAt(size_bytes_, rows, cols, element_bytes);
+  }
+  // Over what has been taken from `offset` on.
+  PlannedBuffer TakeAt(int64_t offset, int64_t rows, int64_t cols, int64_t element_bytes) {
+    const int64_t bytes = rows * cols * element_bytes;
+    const int64_t end = offset + (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+    size_bytes_ = std::max(size_bytes_, end);
+    return {offset, rows, cols, element_bytes};
   }
   int64_t size_bytes() const { return size_bytes_; }
 
@@ -40,13 +44,14 @@ bool KeepsInputs(const Recipe& recipe, int layer, int layers) {
 class BlockPlanner {
  public:
   BlockPlanner(Arena& arena, const ModelConfig& model, const BufferPlan& shared, int64_t sequences,
-               int64_t seq_len, const Recompute& recompute)
+               int64_t seq_len, const Recompute& recompute, bool narrow)
       : arena_(arena),
         model_(model),
         shared_(shared),
         lse_rows_(sequences * model.heads),
         seq_len_(seq_len),
-        recompute_(recompute) {}
+        recompute_(recompute),
+        narrow_(narrow) {}
 
   BlockBuffers Plan(bool keep) {
     const int64_t t = shared_.tokens, d = model_.hidden_size, f = model_.intermediate_size;
@@ -55,15 +60,23 @@ class BlockPlanner {
     BlockBuffers b;
     b.input = arena_.Take(t, d);
     b.input_rstd = arena_.Take(1, t);
-    b.query = Place(core, &BlockBuffers::query, t, d);
-    b.key = Place(core, &BlockBuffers::key, t, kv);
-    b.value = Place(core, &BlockBuffers::value, t, kv);
-    b.attention_out = Place(core, &BlockBuffers::attention_out, t, d);
+    const int64_t kept = narrow_ ? kBf16Bytes : kFloatBytes;
+    b.query = Place(core, &BlockBuffers::query, t, d, kept);
+    b.key = Place(core, &BlockBuffers::key, t, kv, kept);
+    b.value = Place(core, &BlockBuffers::value, t, kv, kept);
+    b.attention_out = Place(core, &BlockBuffers::attention_out, t, d, kept);
     b.lse = Place(core, &BlockBuffers::lse, lse_rows_, seq_len_);
     b.middle = Place(recompute_.middle(), &BlockBuffers::middle, t, d);
     b.middle_rstd = arena_.Take(1, t);
-    b.gate = Place(recompute_.gate_up(), &BlockBuffers::gate, t, f);
-    b.up = Place(recompute_.gate_up(), &BlockBuffers::up, t, f);
+    b.gate = Place(recompute_.gate_up(), &BlockBuffers::gate, t, f, kept);
+    b.up = Place(recompute_.gate_up(), &BlockBuffers::up, t, f, kept);
+    // FP32 on their way into and out of the narrow ones: in forward and in the backward pass of the
+    // feed-forward part nothing lies in the gradients of attention, and dgate replaces the gradient
+    // of the hidden tensor.
+    b.query_in = narrow_ ? shared_.query_grad : b.query;
+    b.key_in = narrow_ ? shared_.key_grad : b.key;
+    b.gate_grad = narrow_ ? shared_.hidden_grad : b.gate;
+    b.up_grad = narrow_ ? shared_.up_grad : b.up;
     // What a layer has quantized is not needed again, and these gradient buffers are free whenever
     // the input is formed.
     b.attention_in = shared_.branch_grad;
@@ -78,10 +91,11 @@ class BlockPlanner {
 
  private:
   // One place for all blocks where `again`, else a new one.
-  PlannedBuffer Place(bool again, PlannedBuffer BlockBuffers::*which, int64_t rows, int64_t cols) {
-    if (!again) return arena_.Take(rows, cols);
+  PlannedBuffer Place(bool again, PlannedBuffer BlockBuffers::*which, int64_t rows, int64_t cols,
+                      int64_t element_bytes = kFloatBytes) {
+    if (!again) return arena_.Take(rows, cols, element_bytes);
     PlannedBuffer& one = recomputed_.*which;
-    if (one.rows == 0) one = arena_.Take(rows, cols);
+    if (one.rows == 0) one = arena_.Take(rows, cols, element_bytes);
     return one;
   }
 
@@ -91,6 +105,7 @@ class BlockPlanner {
   int64_t lse_rows_;
   int64_t seq_len_;
   Recompute recompute_;
+  bool narrow_;
   BlockBuffers recomputed_;
 };
 
@@ -101,7 +116,8 @@ bool KeepsLinearInput(const LinearRecipe& recipe) {
 }
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,
-                       int64_t seq_len, const Recompute& recompute, const LogitsChunk& logits) {
+                       int64_t seq_len, const Recompute& recompute, const LogitsChunk& logits,
+                       bool narrow) {
   Arena arena;
   BufferPlan plan;
   const int64_t t = sequences * seq_len, d = model.hidden_size, f = model.intermediate_size;
@@ -113,9 +129,10 @@ BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t s
   plan.query_grad = arena.Take(t, d);
   plan.key_grad = arena.Take(t, model.kv_size());
   plan.value_grad = arena.Take(t, model.kv_size());
+  if (narrow) plan.up_grad = arena.TakeAt(plan.query_grad.offset, t, f, kFloatBytes);
   plan.hidden_grad = arena.Take(t, f);
   const int layers = static_cast<int>(model.layers);
-  BlockPlanner planner(arena, model, plan, sequences, seq_len, recompute);
+  BlockPlanner planner(arena, model, plan, sequences, seq_len, recompute, narrow);
   for (int layer = 0; layer < layers; ++layer) {
     plan.blocks.push_back(planner.Plan(KeepsInputs(recipe, layer, layers)));
   }

@@ -3,7 +3,7 @@
 // BufferPlan: every activation and work buffer of one training step, with its place in one arena.
 //
 // Purpose: the model allocates exactly this and the estimate adds up exactly this, so the two
-// cannot drift. All elements have 4 bytes (f32 or i32). Lifetimes decide what shares memory: what
+// cannot drift. Lifetimes decide what shares memory: what
 // backward needs has its own place per block; what lives within a block, or is formed again in
 // backward, has one place for all.
 // Thread-safety: value types and pure functions.
@@ -23,25 +23,30 @@ struct PlannedBuffer {
   int64_t offset = 0;
   int64_t rows = 0;
   int64_t cols = 0;
+  int64_t element_bytes = 4;  // f32 or i32; 2: bf16
 };
 
 // T tokens, D hidden, K key-value width, F feed-forward width, B sequences, H heads.
-// Forward leaves them for backward; backward overwrites gate and up with their gradients. What the
-// run recomputes is shared by all blocks, whatever the comment says.
+// Forward leaves them for backward. What the run recomputes is shared by all blocks, whatever the
+// comment says. `narrow`: BF16 in memory, where Activations::kBf16 is more than a rounding.
 struct BlockBuffers {
   PlannedBuffer input;          // (T, D) residual stream entering the block
   PlannedBuffer input_rstd;     // (1, T)
   PlannedBuffer attention_in;   // (T, D) normalised input; shared by all blocks unless kept
-  PlannedBuffer query;          // (T, D) after rotation
-  PlannedBuffer key;            // (T, K) after rotation
-  PlannedBuffer value;          // (T, K)
-  PlannedBuffer attention_out;  // (T, D)
+  PlannedBuffer query_in;       // (T, D) before rotation; query, or shared by all when narrow
+  PlannedBuffer key_in;         // (T, K) before rotation; key, or shared by all when narrow
+  PlannedBuffer query;          // (T, D) narrow
+  PlannedBuffer key;            // (T, K) narrow
+  PlannedBuffer value;          // (T, K) narrow
+  PlannedBuffer attention_out;  // (T, D) narrow
   PlannedBuffer lse;            // (B * H, seq)
   PlannedBuffer middle;         // (T, D) residual stream between attention and feed-forward
   PlannedBuffer middle_rstd;    // (1, T)
   PlannedBuffer mlp_in;         // (T, D) shared by all blocks unless kept
-  PlannedBuffer gate;           // (T, F)
-  PlannedBuffer up;             // (T, F)
+  PlannedBuffer gate;           // (T, F) narrow
+  PlannedBuffer up;             // (T, F) narrow
+  PlannedBuffer gate_grad;      // (T, F) gate, or shared by all when narrow
+  PlannedBuffer up_grad;        // (T, F) up, or shared by all when narrow
   PlannedBuffer mlp_hidden;     // (T, F) silu(gate) * up; shared by all blocks unless kept
 };
 
@@ -61,6 +66,7 @@ struct BufferPlan {
   PlannedBuffer key_grad;     // (T, K)
   PlannedBuffer value_grad;   // (T, K)
   PlannedBuffer hidden_grad;  // (T, F)
+  PlannedBuffer up_grad;      // (T, F) when narrow, over query_grad and what follows it
   int64_t arena_bytes = 0;
 };
 
@@ -81,6 +87,6 @@ bool KeepsLinearInput(const LinearRecipe& recipe);
 
 BufferPlan PlanBuffers(const ModelConfig& model, const Recipe& recipe, int64_t sequences,
                        int64_t seq_len, const Recompute& recompute = {},
-                       const LogitsChunk& logits = kCpuLogits);
+                       const LogitsChunk& logits = kCpuLogits, bool narrow = false);
 
 }  // namespace nibble

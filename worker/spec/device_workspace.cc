@@ -90,6 +90,30 @@ int64_t GroupBytes(const LinearRecipe& recipe, int64_t tokens, int64_t widest) {
   return bytes;
 }
 
+// Sums of Y that wait to be rounded to BF16: of decoded operands, or with outliers that are a
+// product of their own. `size`: elements of Y.
+int64_t RoundedBytes(const LinearRecipe& recipe, int64_t size) {
+  const Quant& x = recipe.Resolved(Slot::kXf);
+  const Quant& w = recipe.Resolved(Slot::kWf);
+  const auto is_bf16 = [](const Quant& q) { return q.elem == Elem::kBf16 && q.rotation.size == 0; };
+  const bool residual =
+      x.pre.enabled && (x.pre.comp == OccComp::kE4M3 || x.pre.comp == OccComp::kBf16);
+  const bool codes = MultipliesCodes(recipe, Slot::kXf, Slot::kWf, CudaMultipliesCodes);
+  const bool at_once = codes ? !residual : is_bf16(x) && is_bf16(w);
+  return at_once ? 0 : size * kFloatBytes;
+}
+
+// What attention takes otherwise than as it rests. Tensor cores take BF16: dO, and Q, K and V where
+// those rest as FP32. FP32 arithmetic takes all that is rounded, or rests as BF16, as FP32 numbers.
+int64_t AttentionBytes(const ModelConfig& model, int64_t tokens, bool rounds, bool narrow) {
+  const int64_t inputs = tokens * (model.hidden_size + 2 * model.kv_size());
+  const int64_t gradient = tokens * model.hidden_size;
+  const bool tensor_cores = model.head_dim() == 64 || model.head_dim() == 128;
+  if (rounds && tensor_cores) return (gradient + (narrow ? 0 : inputs)) * kBf16Bytes;
+  if (rounds) return (gradient + inputs) * kFloatBytes;
+  return narrow ? inputs * kFloatBytes : 0;
+}
+
 }  // namespace
 
 int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe,
@@ -98,8 +122,9 @@ int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe,
   const int64_t widest = std::max(d, model.intermediate_size);
   const std::array<LinearShape, kLinearKinds> shapes = BlockLinears(model);
   const int layers = static_cast<int>(model.layers);
+  const bool narrow = !plan.blocks.empty() && plan.blocks.front().value.element_bytes == kBf16Bytes;
   CarriedBytes carried;
-  int64_t groups = 0;
+  int64_t groups = 0, rounded = 0;
   for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
     for (int layer = 0; layer < layers; ++layer) {
       for (size_t kind = 0; kind < shapes.size(); ++kind) {
@@ -107,17 +132,17 @@ int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe,
             recipe.LinearFor(static_cast<LinearKind>(kind), layer, layers, stage);
         Carrying(t, &carried).Add(one, shapes[kind]);
         groups = std::max(groups, GroupBytes(one, t, widest));
+        const auto which = static_cast<LinearKind>(kind);
+        const bool kept =
+            which == LinearKind::kValue || which == LinearKind::kGate || which == LinearKind::kUp;
+        if (narrow && kept) rounded = std::max(rounded, RoundedBytes(one, t * shapes[kind].out));
       }
     }
   }
-  int64_t attention = t * model.heads * kFloatBytes;  // sums of dO * O
-  if (recipe.rounds_to_bf16()) {
-    // dO, Q, K and V; heads of other sizes take them as FP32 values.
-    const bool tensor_cores = model.head_dim() == 64 || model.head_dim() == 128;
-    attention += t * (2 * d + 2 * model.kv_size()) * (tensor_cores ? kBf16Bytes : kFloatBytes);
-  }
+  const int64_t attention = t * model.heads * kFloatBytes +  // sums of dO * O
+                            AttentionBytes(model, t, recipe.rounds_to_bf16(), narrow);
   const int64_t norms = (t + kNormChunkRows - 1) / kNormChunkRows * d * kFloatBytes;
-  return kMatmulBytes + attention + norms + groups + carried.total();
+  return kMatmulBytes + attention + norms + groups + rounded + carried.total();
 }
 
 }  // namespace nibble

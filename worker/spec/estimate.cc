@@ -318,7 +318,8 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
   }
   const BufferPlan plan =
       PlanBuffers(model, recipe, config.schedule.micro_batch, config.data.seq_len,
-                  config.memory.recompute, device ? kDeviceLogits : kCpuLogits);
+                  config.memory.recompute, device ? kDeviceLogits : kCpuLogits,
+                  device && config.memory.activations == Activations::kBf16);
   estimate.memory.activations =
       plan.arena_bytes + (device ? DeviceWorkspaceBytes(model, recipe, plan)
                                  : WorkspaceBytes(model, recipe, plan, config.data.seq_len));

@@ -151,7 +151,8 @@ Status TransformerBlock::Project(const BlockPass& pass, BlockParameter which, Te
 }
 
 Status TransformerBlock::Keep(const BlockPass& pass, TensorView x) {
-  return pass.bf16_activations ? backend_.RoundToBf16(x, x) : OkStatus();
+  if (!pass.bf16_activations || x.dtype == DType::kBF16) return OkStatus();
+  return backend_.RoundToBf16(x, x);
 }
 
 Status TransformerBlock::ProjectBackward(const BlockPass& pass, BlockParameter which,
@@ -201,11 +202,11 @@ Status TransformerBlock::FormAttentionIn(const BlockPass& pass) {
 Status TransformerBlock::FormAttention(const BlockPass& pass) {
   using P = BlockParameter;
   const BlockViews& v = views_;
-  RETURN_IF_ERROR(Project(pass, P::kQuery, v.query));
-  RETURN_IF_ERROR(Project(pass, P::kKey, v.key));
+  RETURN_IF_ERROR(Project(pass, P::kQuery, v.query_in));
+  RETURN_IF_ERROR(Project(pass, P::kKey, v.key_in));
   RETURN_IF_ERROR(Project(pass, P::kValue, v.value));
-  RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.heads), v.query));
-  RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.kv_heads), v.key));
+  RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.heads), v.query_in, v.query));
+  RETURN_IF_ERROR(backend_.RopeForward(Rope(pass, model_.kv_heads), v.key_in, v.key));
   for (const TensorView& x : {v.query, v.key, v.value}) RETURN_IF_ERROR(Keep(pass, x));
   RETURN_IF_ERROR(
       backend_.AttentionForward(Attention(pass), v.query, v.key, v.value, v.attention_out, v.lse));
@@ -273,9 +274,9 @@ Status TransformerBlock::MlpBackward(const BlockPass& pass, const GradientViews&
   if (recompute_.gate_up()) RETURN_IF_ERROR(FormGateUp(again));
   if (recompute_.mlp_hidden()) RETURN_IF_ERROR(FormMlpHidden(again));
   RETURN_IF_ERROR(ProjectBackward(pass, P::kDown, g.stream, g.hidden, false));
-  RETURN_IF_ERROR(QuantizedLinear::BackwardOfSwiGlu(pass.step, g.hidden, v.gate, v.up,
-                                                    CallOf(P::kGate), CallOf(P::kUp),
-                                                    pass.weight_version, g.branch));
+  const SwiGluGradientViews swiglu = {g.hidden, v.gate, v.up, v.gate_grad, v.up_grad};
+  RETURN_IF_ERROR(QuantizedLinear::BackwardOfSwiGlu(pass.step, swiglu, CallOf(P::kGate),
+                                                    CallOf(P::kUp), pass.weight_version, g.branch));
   // The residual path keeps the stream's gradient; the norm's path adds to it.
   return backend_.RmsNormBackward(g.branch, v.middle, weight(P::kPostNorm), v.middle_rstd, g.stream,
                                   true, gradient(P::kPostNorm));

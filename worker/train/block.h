@@ -28,8 +28,8 @@ namespace nibble {
 
 // Views of a BlockBuffers in the arena; see there for shapes.
 struct BlockViews {
-  TensorView input, input_rstd, attention_in, query, key, value, attention_out, lse;
-  TensorView middle, middle_rstd, mlp_in, gate, up, mlp_hidden;
+  TensorView input, input_rstd, attention_in, query_in, key_in, query, key, value, attention_out;
+  TensorView lse, middle, middle_rstd, mlp_in, gate, up, gate_grad, up_grad, mlp_hidden;
 };
 
 // Work buffers of backward, shared by all blocks; see BufferPlan.
@@ -72,7 +72,7 @@ class TransformerBlock {
   // Reads views.input; writes `output` (T, D), which may be the next block's input.
   Status Forward(const BlockPass& pass, TensorView output);
   // gradients.stream holds the gradient of the output and, afterwards, of the input. Parameter
-  // gradients accumulate. Overwrites views.gate and views.up.
+  // gradients accumulate. Overwrites views.gate, views.up and the views of their gradients.
   Status Backward(const BlockPass& pass, const GradientViews& gradients);
 
   // Adds the factors that Backward has left out (LinearStep::defer_factor).
@@ -109,7 +109,7 @@ class TransformerBlock {
   QuantizedLinear::Call CallOf(BlockParameter which);
   LinearInput& input_of(BlockParameter which);
   Status Project(const BlockPass& pass, BlockParameter which, TensorView y);
-  // Rounds x, when the run keeps such tensors in BF16.
+  // Rounds x when the run keeps such tensors in BF16 and x, as FP32, has not been rounded yet.
   Status Keep(const BlockPass& pass, TensorView x);
   Status ProjectBackward(const BlockPass& pass, BlockParameter which, ConstTensorView dy,
                          TensorView dx, bool accumulate_dx);

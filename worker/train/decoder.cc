@@ -55,9 +55,9 @@ Status Decoder::RunBlock(int64_t layer, const Views& v, int64_t tokens) {
   RETURN_IF_ERROR(project(v.norm, P::kKey, new_keys));
   RETURN_IF_ERROR(project(v.norm, P::kValue, values.Rows(position_, tokens)));
   RopeParams rope{1, tokens, model_.heads, model_.head_dim(), position_, model_.rope_theta};
-  RETURN_IF_ERROR(backend_.RopeForward(rope, v.query));
+  RETURN_IF_ERROR(backend_.RopeForward(rope, v.query, v.query));
   rope.heads = model_.kv_heads;
-  RETURN_IF_ERROR(backend_.RopeForward(rope, new_keys));
+  RETURN_IF_ERROR(backend_.RopeForward(rope, new_keys, new_keys));
   const AttentionParams attention{1,
                                   tokens,
                                   position_ + tokens,

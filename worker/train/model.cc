@@ -34,7 +34,8 @@ Result<std::unique_ptr<Model>> Model::Create(Backend* backend, Parameters* param
   std::unique_ptr<Model> model(new Model(backend, parameters, options));
   model->plan_ =
       PlanBuffers(options.model, options.recipe, options.sequences, options.seq_len,
-                  options.recompute, backend->name() == kBackendCpu ? kCpuLogits : kDeviceLogits);
+                  options.recompute, backend->name() == kBackendCpu ? kCpuLogits : kDeviceLogits,
+                  options.activations == Activations::kBf16 && backend->StoresBf16());
   const Status reserved = model->arena_.Reserve(*backend, model->plan_.arena_bytes);
   if (!reserved.ok()) {
     return reserved.WithContext(StrFormat(
@@ -54,6 +55,7 @@ Model::Model(Backend* backend, Parameters* parameters, const Options& options)
       workspace_(backend) {}
 
 TensorView Model::ViewOf(const PlannedBuffer& buffer, DType type) const {
+  if (buffer.element_bytes == SizeOf(DType::kBF16)) type = DType::kBF16;
   return {static_cast<uint8_t*>(arena_.data()) + buffer.offset, buffer.rows, buffer.cols, type};
 }
 
@@ -82,11 +84,12 @@ void Model::SetStage(int stage) {
   blocks_.reserve(plan_.blocks.size());
   for (int layer = 0; layer < layers; ++layer) {
     const BlockBuffers& b = plan_.blocks[static_cast<size_t>(layer)];
-    const BlockViews views = {
-        view(b.input),  view(b.input_rstd),  view(b.attention_in),  view(b.query),
-        view(b.key),    view(b.value),       view(b.attention_out), view(b.lse),
-        view(b.middle), view(b.middle_rstd), view(b.mlp_in),        view(b.gate),
-        view(b.up),     view(b.mlp_hidden)};
+    const BlockViews views = {view(b.input),     view(b.input_rstd), view(b.attention_in),
+                              view(b.query_in),  view(b.key_in),     view(b.query),
+                              view(b.key),       view(b.value),      view(b.attention_out),
+                              view(b.lse),       view(b.middle),     view(b.middle_rstd),
+                              view(b.mlp_in),    view(b.gate),       view(b.up),
+                              view(b.gate_grad), view(b.up_grad),    view(b.mlp_hidden)};
     std::array<LinearRecipe, kLinearKinds> recipes;
     for (size_t kind = 0; kind < recipes.size(); ++kind) {
       recipes[kind] =
