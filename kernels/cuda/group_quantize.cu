@@ -183,7 +183,7 @@ Status CudaBackend::QuantizeInTiles(const Quant& quant, const QuantizeContext& c
 }
 
 bool CudaBackend::RotatesInTiles(const Quant& quant) {
-  return FitsTiles(quant, quant.rotation.size);
+  return CudaQuantizesInTiles(quant, quant.rotation.size);
 }
 
 Status CudaBackend::QuantizeRotated(const Quant& quant, const QuantizeContext& context,
@@ -205,7 +205,7 @@ Status CudaBackend::QuantizeGroups(const Quant& quant, const QuantizeContext& co
   if (decoded.data != nullptr) {
     RETURN_IF_ERROR(CheckView("Quantize", "decoded", decoded, x.rows, x.cols));
   }
-  const bool in_tiles = FitsTiles(quant, rotation);
+  const bool in_tiles = CudaQuantizesInTiles(quant, rotation);
   GroupTask task{};
   RETURN_IF_ERROR(PrepareGroups(quant, context, x, in_tiles, out, &task));
   if (x.size() == 0) return OkStatus();

@@ -10,8 +10,11 @@
 #pragma once
 
 #include "kernels/cuda/tile_parts.cuh"
+#include "kernels/recipe/product_path.h"
 
 namespace nibble::cuda {
+
+static_assert(kSmallestInTiles == kSegment && kLargestInTiles == kTilePositions);
 
 // The largest of the segments [first, first + count) of a line.
 __device__ inline uint32_t SegmentMax(const TileMemory& tile, int line, int first, int count) {
@@ -145,14 +148,6 @@ __global__ void __launch_bounds__(kThreads, 3) QuantizeTilesKernel(TileTask t) {
   }
   if (task.below6) StoreTile<1>(place, turned, 8, task.layout.cols, task.mask, &tile);
   if (task.decoded != nullptr) DecodeTile(t, place, &tile);
-}
-
-// On the host: whether tiles serve a quantizer, under a rotation of `size` or none (0).
-inline bool FitsTiles(const Quant& quant, int size) {
-  const int group = quant.group;
-  return quant.block == Block::kGroup && group >= kSegment && group <= kTilePositions &&
-         (group & (group - 1)) == 0 && size <= kTilePositions &&
-         (quant.scale != ScaleRule::kEden || group == kSegment);
 }
 
 // On the host: whether a scale looks at the whole tensor, so that the tensor is measured first. The

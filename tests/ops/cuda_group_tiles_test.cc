@@ -28,7 +28,7 @@ Outcome InTiles(const Quant& quant, const QuantizeContext& context, const std::v
   const int size = quant.rotation.size;
   TileTask t = TileTaskOf(task.t, quant, context, size,
                           [&](int i) { return IsNegative(quant.rotation, context, i); });
-  EXPECT_TRUE(FitsTiles(quant, size));
+  EXPECT_TRUE(CudaQuantizesInTiles(quant, size));
   const auto launch = [&](unsigned grid, void (*kernel)(TileTask)) {
     Emulator::Get().Launch({grid}, kThreads, 0, order, [&] { kernel(t); });
   };
@@ -144,7 +144,7 @@ TEST_P(EmulatedTiles, HeldMaximaServe) {
 std::vector<GroupCase> TileCases() {
   std::vector<GroupCase> cases;
   for (const GroupCase& c : GroupCases()) {
-    if (FitsTiles(c.quant, 0)) cases.push_back(c);
+    if (CudaQuantizesInTiles(c.quant, 0)) cases.push_back(c);
   }
   return cases;
 }
@@ -153,15 +153,17 @@ INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedTiles, testing::ValuesIn(TileCases())
 
 TEST(TileChoice, LeavesToOthersWhatATileDoesNotHold) {
   Quant quant = GroupQuant(Elem::kE2M1, Block::kGroup, 16, ScaleRule::kNv, 448);
-  EXPECT_TRUE(FitsTiles(quant, 128));
-  EXPECT_FALSE(FitsTiles(quant, 256));
+  EXPECT_TRUE(CudaQuantizesInTiles(quant, 128));
+  EXPECT_FALSE(CudaQuantizesInTiles(quant, 256));
   for (const int group : {8, 48, 256}) {
     quant.group = group;
-    EXPECT_FALSE(FitsTiles(quant, 0)) << group;
+    EXPECT_FALSE(CudaQuantizesInTiles(quant, 0)) << group;
   }
-  EXPECT_FALSE(FitsTiles(GroupQuant(Elem::kE2M1, Block::kTile, 16, ScaleRule::kNv, 448), 0));
+  EXPECT_FALSE(
+      CudaQuantizesInTiles(GroupQuant(Elem::kE2M1, Block::kTile, 16, ScaleRule::kNv, 448), 0));
   // Sums of a group by one thread.
-  EXPECT_FALSE(FitsTiles(GroupQuant(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kEden, 256), 0));
+  EXPECT_FALSE(
+      CudaQuantizesInTiles(GroupQuant(Elem::kE2M1, Block::kGroup, 32, ScaleRule::kEden, 256), 0));
 }
 
 }  // namespace

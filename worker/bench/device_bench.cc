@@ -179,7 +179,7 @@ class DeviceBench {
                             [&] { return backend_.Quantize(groups, turned, x, &grouped, {}); }));
     ASSIGN_OR_RETURN(const TensorView rotated, Random(sizes_.tokens, sizes_.hidden));
     groups.rotation = {16, Signs::kFixed};
-    RETURN_IF_ERROR(Measure("quantize_nvfp4_rotated", MatrixShape(x), 0, 8.6 * elements, [&] {
+    RETURN_IF_ERROR(Measure("quantize_nvfp4_rotated", MatrixShape(x), 0, 4.6 * elements, [&] {
       return backend_.QuantizeRotated(groups, turned, x, rotated, &grouped, {});
     }));
     Quant by_column = RowQuant(Elem::kE4M3, 448);

@@ -118,5 +118,26 @@ TEST(DeviceEstimate, CountsBothPairsOfGradientsOfASwiGlu) {
   }
 }
 
+// Maxima of scale groups leave a tile where it does not hold the groups; sums of corrected scales
+// always do.
+TEST(DeviceEstimate, CountsWhatQuantizersGatherOfGroups) {
+  RunConfig config = DeviceRun();
+  const int64_t elements =
+      config.schedule.micro_batch * config.data.seq_len * config.model.intermediate_size;
+  const auto activations = [&](int group, ScaleRule scale) {
+    Recipe recipe = FindRecipe("graphcore_best").value();
+    for (Quant& quant : recipe.linear.slots) {
+      quant.group = group;
+      quant.scale = scale;
+      quant.correction_group = group;
+    }
+    return EstimateRun(config, recipe).value().memory.activations;
+  };
+  const int64_t tiles = activations(16, ScaleRule::kU53);
+  EXPECT_EQ(activations(32, ScaleRule::kU53), tiles);
+  EXPECT_EQ(activations(8, ScaleRule::kU53), tiles + elements / 8 * 4);
+  EXPECT_EQ(activations(16, ScaleRule::kEden), tiles + elements / 16 * 16);
+}
+
 }  // namespace
 }  // namespace nibble

@@ -78,14 +78,19 @@ class Carrying {
   CarriedBytes& most_;
 };
 
-// A maximum and two sums of each scale group along the tokens.
+// What the quantizers gather of each scale group along the tokens: two sums under rules that have
+// them, and a maximum unless it stays within a tile.
 int64_t GroupBytes(const LinearRecipe& recipe, int64_t tokens, int64_t widest) {
-  constexpr int64_t kBytesOfGroup = 20;
+  constexpr int64_t kSumBytes = 16, kMaximumBytes = 4;
   int64_t bytes = 0;
   for (const Quant& quant : recipe.slots) {
     if (quant.block != Block::kGroup && quant.block != Block::kTile) continue;
     const int64_t members = quant.block == Block::kTile ? quant.group * quant.group : quant.group;
-    bytes = std::max(bytes, tokens * widest / members * kBytesOfGroup);
+    const bool in_tiles = CudaQuantizesInTiles(quant, 0);
+    const bool sums =
+        quant.scale == ScaleRule::kEden || (quant.scale == ScaleRule::kQuartet && !in_tiles);
+    const int64_t each = (sums ? kSumBytes : 0) + (in_tiles ? 0 : kMaximumBytes);
+    bytes = std::max(bytes, tokens * widest / members * each);
   }
   return bytes;
 }
