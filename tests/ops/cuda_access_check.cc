@@ -29,7 +29,7 @@ constexpr uint16_t kAnyone = 0xFFFF;   // threads of several warps
 // Read by every allocation and every access.
 bool launched = false, watching = false;
 
-// --- Live allocations of operator new
+// --- Live allocations of operator new and aligned_alloc
 // -------------------------------------------------------------
 
 template <typename T>
@@ -259,6 +259,16 @@ void Hook(const void* at, size_t bytes, Kind kind) {
   if (watching) AccessCheck::Record(at, bytes, kind);
 }
 
+// What of it others freed unseen makes room.
+void List(uintptr_t begin, size_t bytes) {
+  Allocations& all = Live();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  auto next = all.live.lower_bound(begin);
+  if (next != all.live.begin() && std::prev(next)->second > begin) next = std::prev(next);
+  while (next != all.live.end() && next->first < begin + bytes) next = all.live.erase(next);
+  all.live[begin] = begin + bytes;
+}
+
 // Before an allocation, within its red zone.
 struct Header {
   size_t bytes;
@@ -273,10 +283,7 @@ void* Allocate(size_t bytes) {
   // What the emulator needs for a moment is no memory of a kernel.
   const bool listed = !launched;
   *reinterpret_cast<Header*>(memory) = {bytes, listed};
-  if (!listed) return begin;
-  Allocations& all = Live();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.live.emplace(reinterpret_cast<uintptr_t>(begin), reinterpret_cast<uintptr_t>(begin) + bytes);
+  if (listed) List(reinterpret_cast<uintptr_t>(begin), bytes);
   return begin;
 }
 void Deallocate(void* begin) {
@@ -297,8 +304,18 @@ void* operator new(size_t bytes) { return nibble::cuda::Allocate(bytes); }
 void operator delete(void* memory) noexcept { nibble::cuda::Deallocate(memory); }
 void operator delete(void* memory, size_t) noexcept { nibble::cuda::Deallocate(memory); }
 
-// What the compiler calls.
 extern "C" {
+// Memory of the CPU backend.
+void* aligned_alloc(size_t alignment, size_t bytes) noexcept {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, bytes + nibble::cuda::AccessCheck::kRedZone) != 0) {
+    return nullptr;
+  }
+  nibble::cuda::List(reinterpret_cast<uintptr_t>(memory), bytes);
+  return memory;
+}
+
+// What the compiler calls.
 #define NIBBLE_HOOKS(bytes)                                                                       \
   void __tsan_read##bytes(void* at) { nibble::cuda::Hook(at, bytes, nibble::cuda::Kind::kRead); } \
   void __tsan_write##bytes(void* at) {                                                            \

@@ -20,6 +20,7 @@ constexpr unsigned kLaunched = 64;  // two warps
 // are shared memory.
 struct Memory {
   std::vector<float> x, y;
+  float* aligned = nullptr;
   uint32_t counter = 0;
 };
 NIBBLE_UNWATCHED Memory& Global() {
@@ -128,6 +129,11 @@ TEST_F(AccessCheckTest, BlocksAreOrderedByNothing) {
 TEST_F(AccessCheckTest, AllocationsEndWhereTheyEnd) {
   EXPECT_NONFATAL_FAILURE(Run([] { Shift(X(), Y() + kLaunched + 1, 0); }, 1), "ends there");
   EXPECT_NONFATAL_FAILURE(Run([] { Shift(X() - 3, Y(), 0); }, 1), "begins after it");
+  // Of the CPU backend, too.
+  Global().aligned = static_cast<float*>(std::aligned_alloc(64, kLaunched * 4));
+  Run([] { Shift(X(), Global().aligned, 0); }, 1);
+  EXPECT_NONFATAL_FAILURE(Run([] { Shift(X(), Global().aligned + 1, 0); }, 1), "ends there");
+  std::free(Global().aligned);
   Run([] { ThroughDynamicMemory(4); });
   EXPECT_NONFATAL_FAILURE(Run([] { ThroughDynamicMemory(5); }), "ends there");
 }
