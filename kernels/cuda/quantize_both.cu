@@ -30,7 +30,7 @@ bool InTiles(const QuantizeTarget& target, ConstTensorView x) {
   const Quant& quant = *target.quant;
   return !quant.pre.enabled && !IsGrouped(quant.block) && target.context->history == nullptr &&
          !quant.has_history() && target.context->keep_codes && x.size() > 0 &&
-         x.dtype == DType::kF32 && InFours(x.cols, {x.data});
+         InFours(x.cols, {x.data});
 }
 
 }  // namespace
@@ -79,7 +79,7 @@ Status CudaBackend::QuantizeBoth(const Quant& first, const QuantizeContext& firs
                                  QuantizedTensor* second_out) {
   const std::array<QuantizeTarget, 2> targets = {
       {{&first, &first_context, first_out}, {&second, &second_context, second_out}}};
-  if (!InTiles(targets[0], x) || !InTiles(targets[1], x)) {
+  if (x.dtype != DType::kF32 || !InTiles(targets[0], x) || !InTiles(targets[1], x)) {
     return Backend::QuantizeBoth(first, first_context, second, second_context, x, first_out,
                                  second_out);
   }
