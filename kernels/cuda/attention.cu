@@ -13,6 +13,7 @@
 
 #include "base/strings.h"
 #include "kernels/checks.h"
+#include "kernels/cuda/attention_delta.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/values.cuh"
@@ -138,24 +139,6 @@ __global__ void ForwardKernel(Problem p, const float* q, const float* k, const f
   result.Store(out + q_at, part, p.head_dim);
   if (part == 0) lse[(batch * p.heads + head) * p.seq + query] = row_lse;
 }
-
-// delta[row] = dout . out, one per query and head.
-template <typename In>
-struct DeltaOp {
-  Problem p;
-  const float* dout;
-  const In* out;
-  float* delta;
-  __device__ void operator()(int64_t i) const {
-    const int64_t query = i % p.seq;
-    const int64_t head = i / p.seq % p.heads;
-    const int64_t batch = i / p.seq / p.heads;
-    const int64_t at = (batch * p.seq + query) * p.q_width() + head * p.head_dim;
-    float sum = 0;
-    for (int64_t d = 0; d < p.head_dim; ++d) sum += dout[at + d] * Get(out, at + d);
-    delta[i] = sum;
-  }
-};
 
 template <int kPart>
 __global__ void QueryGradientKernel(Problem p, const float* dout, const float* q, const float* k,
@@ -327,10 +310,18 @@ Status CudaBackend::AttentionBackward(const AttentionParams& p, ConstTensorView 
   const int64_t rows = p.batch * p.heads * p.seq;
   RETURN_IF_ERROR(attention_delta_.Reserve(*this, rows * 4));
   float* delta = static_cast<float*>(attention_delta_.data());
+  TensorView narrow;  // dout as the tensor cores take it
+  if (flash) {
+    ASSIGN_OR_RETURN(narrow, attention_gradient_.View(*this, dout.rows, dout.cols, DType::kBF16));
+  }
   RETURN_IF_ERROR(WithIn(out, [&](auto* from) {
-    return ForEach(stream_, op, rows, DeltaOp{problem, dout.f32(), from, delta});
+    const DeltaTask<std::remove_const_t<std::remove_pointer_t<decltype(from)>>> task{
+        rows, p.seq, static_cast<int>(p.heads),          static_cast<int>(p.head_dim), dout.f32(),
+        from, delta, static_cast<uint16_t*>(narrow.data)};
+    DeltaKernel<<<GridForRows((rows + kWarps - 1) / kWarps), kThreads, 0, stream_>>>(task);
+    return LaunchStatus(op);
   }));
-  if (flash) return FlashBackward(p, dout, q, k, v, lse, delta, dq, dk, dv);
+  if (flash) return FlashBackward(p, narrow, q, k, v, lse, delta, dq, dk, dv);
   WithPart(p.head_dim, [&](auto part) {
     constexpr int kPart = decltype(part)::value;
     const dim3 by_query(BlocksOf(p.seq), static_cast<unsigned>(p.batch * p.heads));

@@ -244,11 +244,12 @@ void CudaBackend::Free(void* memory) {
 
 std::vector<const Buffer*> CudaBackend::Workspaces() const {
   std::vector<const Buffer*> all = {
-      &norm_partials_, &attention_delta_, &attention_rounded_, &gemm_a_,     &gemm_b_,
-      &gemm_out_,      &reduce_partials_, &histogram_,         &row_stats_,  &row_scan_,
-      &column_amax_,   &words_,           &code_residual_,     &code_out_,   &scale_a_,
-      &scale_b_,       &block_a_,         &block_b_,           &group_amax_, &group_sums_,
-      &token_order_};
+      &rope_table_,        &norm_partials_, &attention_delta_, &attention_gradient_,
+      &attention_rounded_, &gemm_a_,        &gemm_b_,          &gemm_out_,
+      &reduce_partials_,   &histogram_,     &row_stats_,       &row_scan_,
+      &column_amax_,       &words_,         &code_residual_,   &code_out_,
+      &scale_a_,           &scale_b_,       &block_a_,         &block_b_,
+      &group_amax_,        &group_sums_,    &token_order_};
   for (const Buffer& place : carried_memory_) all.push_back(&place);
   return all;
 }

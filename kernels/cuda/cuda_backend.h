@@ -170,6 +170,7 @@ class CudaBackend final : public Backend {
   Status Norm(const char* op, ConstTensorView x, ConstTensorView b, ConstTensorView weight,
               float epsilon, TensorView sum, TensorView out, TensorView rstd);
   Status Rope(const RopeParams& params, ConstTensorView x, TensorView out, float sign);
+  Status MakeRopeTable(const RopeParams& params, int64_t positions);
   // x in BF16: itself, or rounded into `buffer`.
   Result<const void*> InBf16(ConstTensorView x, Buffer& buffer);
   // Products on codes; code_gemm.cu.
@@ -271,12 +272,14 @@ class CudaBackend final : public Backend {
   int64_t peak_allocated_bytes_ = 0;
   std::unordered_map<void*, int64_t> allocations_;
   // One per purpose, so that operations may call each other.
-  Buffer norm_partials_, attention_delta_, attention_rounded_, gemm_a_, gemm_b_, gemm_out_,
-      reduce_partials_;
+  Buffer rope_table_, norm_partials_, attention_delta_, attention_gradient_, attention_rounded_,
+      gemm_a_, gemm_b_, gemm_out_, reduce_partials_;
   Buffer histogram_, row_stats_, row_scan_, column_amax_, words_, code_residual_, code_out_;
   Buffer scale_a_, scale_b_, block_a_, block_b_, group_amax_, group_sums_, token_order_;
   std::array<Buffer, kCarriedPlaces> carried_memory_;
   CarriedOperands carried_;
+  int64_t rope_positions_ = 0, rope_head_dim_ = 0;  // of rope_table_
+  double rope_theta_ = 0;
   uint64_t last_version_ = 0;  // of codes
 };
 

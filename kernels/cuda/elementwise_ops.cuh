@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Operations of one element each, in the CPU's order of arithmetic: fill, sums, BF16 rounding,
-// SwiGLU, AdamW.
+// SwiGLU, AdamW. Those with At<n> take n neighbours from i on, a multiple of n.
 //
-// Thread-safety: pure functions of their element.
+// Thread-safety: pure functions of their elements.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
 #include "kernels/adamw_update.h"
+#include "kernels/cuda/block.cuh"
 #include "kernels/cuda/values.cuh"
 #include "kernels/formats/bf16.h"
 
@@ -20,10 +21,26 @@ struct FillOp {
   float value;
   __device__ void operator()(int64_t i) const { x[i] = value; }
 };
+// At<4> of the first `packs` fours, At<1> of the rest of n elements.
+template <typename Op>
+__global__ void ForEachPackKernel(int64_t n, int64_t packs, Op op) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  for (int64_t i = thread; i < packs; i += stride) op.template At<4>(4 * i);
+  for (int64_t i = 4 * packs + thread; i < n; i += stride) op.template At<1>(i);
+}
+
 struct AddOp {
   const float *a, *b;
   float* out;
-  __device__ void operator()(int64_t i) const { out[i] = a[i] + b[i]; }
+  template <int n>
+  __device__ void At(int64_t i) const {
+    auto sum = GetPack<n>(a, i);
+    const auto other = GetPack<n>(b, i);
+#pragma unroll
+    for (int k = 0; k < n; ++k) sum.x[k] = sum.x[k] + other.x[k];
+    PutPack(out, i, sum);
+  }
 };
 struct AxpyOp {
   float factor;
@@ -40,7 +57,13 @@ template <typename In, typename Out>
 struct RoundOp {
   const In* x;
   Out* out;
-  __device__ void operator()(int64_t i) const { Put(out, i, formats::RoundBf16(Get(x, i))); }
+  template <int n>
+  __device__ void At(int64_t i) const {
+    auto pack = GetPack<n>(x, i);
+#pragma unroll
+    for (int k = 0; k < n; ++k) pack.x[k] = formats::RoundBf16(pack.x[k]);
+    PutPack(out, i, pack);
+  }
 };
 __device__ inline float SwiGluOf(float gate, float up) {
   const float sigmoid = 1.0f / (1.0f + expf(-gate));
@@ -51,7 +74,14 @@ template <typename In, typename Out>
 struct SwiGluOp {
   const In *gate, *up;
   Out* out;
-  __device__ void operator()(int64_t i) const { Put(out, i, SwiGluOf(Get(gate, i), Get(up, i))); }
+  template <int n>
+  __device__ void At(int64_t i) const {
+    auto pack = GetPack<n>(gate, i);
+    const auto u = GetPack<n>(up, i);
+#pragma unroll
+    for (int k = 0; k < n; ++k) pack.x[k] = SwiGluOf(pack.x[k], u.x[k]);
+    PutPack(out, i, pack);
+  }
 };
 // SwiGLU as a source of values: whoever reads one leaves it as BF16.
 template <typename In>
@@ -63,8 +93,8 @@ struct SwiGluValues {
     return out[i];
   }
   __device__ Four Together(int64_t i) const {
-    const FourFloats g = GetFour(gate, i);
-    const FourFloats u = GetFour(up, i);
+    const FourFloats g = GetPack<4>(gate, i);
+    const FourFloats u = GetPack<4>(up, i);
     Four four;
     for (int k = 0; k < 4; ++k) four.x[k] = formats::ToBf16(SwiGluOf(g.x[k], u.x[k]));
     *reinterpret_cast<Four*>(out + i) = four;
@@ -84,10 +114,18 @@ struct SwiGluBackwardOp {
   const float* dout;
   const In *gate, *up;
   float *dgate, *dup;
-  __device__ void operator()(int64_t i) const {
-    const SwiGluGradient gradient = SwiGluGradientOf(dout[i], Get(gate, i), Get(up, i));
-    dup[i] = gradient.up;
-    dgate[i] = gradient.gate;
+  template <int n>
+  __device__ void At(int64_t i) const {
+    auto g = GetPack<n>(gate, i), u = GetPack<n>(up, i);
+    const auto d = GetPack<n>(dout, i);
+#pragma unroll
+    for (int k = 0; k < n; ++k) {
+      const SwiGluGradient gradient = SwiGluGradientOf(d.x[k], g.x[k], u.x[k]);
+      g.x[k] = gradient.gate;
+      u.x[k] = gradient.up;
+    }
+    PutPack(dup, i, u);
+    PutPack(dgate, i, g);
   }
 };
 

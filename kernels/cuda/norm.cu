@@ -155,11 +155,39 @@ Status CudaBackend::Rope(const RopeParams& params, ConstTensorView x, TensorView
   RETURN_IF_ERROR(
       CheckView("Rope", "x", x, params.batch * params.seq, params.heads * params.head_dim));
   RETURN_IF_ERROR(CheckRows("Rope", out, x.rows, x.cols));
+  if (x.size() == 0) return OkStatus();
+  RETURN_IF_ERROR(MakeRopeTable(params, params.position_offset + params.seq));
   return WithOut(out, [&](auto* to) {
-    return ForEach(stream_, "Rope", x.size() / 2,
-                   RopeOp{x.f32(), to, params.seq, params.heads, params.head_dim,
-                          params.position_offset, params.theta, sign});
+    using Out = std::remove_pointer_t<decltype(to)>;
+    const RopeTask<Out> task{x.f32(),
+                             to,
+                             static_cast<const float*>(rope_table_.data()),
+                             x.rows,
+                             params.seq,
+                             params.position_offset,
+                             static_cast<int>(params.heads),
+                             static_cast<int>(params.head_dim),
+                             sign};
+    const auto kernel =
+        InFours(params.head_dim / 2, {x.data, to}) ? RopeKernel<4, Out> : RopeKernel<1, Out>;
+    kernel<<<GridForRows(x.rows), kThreads, 0, stream_>>>(task);
+    return LaunchStatus("Rope");
   });
+}
+
+// Positions [0, positions) in rope_table_; nothing to do where they are there.
+Status CudaBackend::MakeRopeTable(const RopeParams& params, int64_t positions) {
+  const bool same = rope_head_dim_ == params.head_dim && rope_theta_ == params.theta;
+  if (same && positions <= rope_positions_) return OkStatus();
+  rope_positions_ = 0;
+  RETURN_IF_ERROR(rope_table_.Reserve(*this, positions * params.head_dim * 4));
+  RETURN_IF_ERROR(
+      ForEach(stream_, "Rope", positions * params.head_dim / 2,
+              RopeTableOp{params.theta, params.head_dim, static_cast<float*>(rope_table_.data())}));
+  rope_positions_ = positions;
+  rope_head_dim_ = params.head_dim;
+  rope_theta_ = params.theta;
+  return OkStatus();
 }
 
 Status CudaBackend::RopeForward(const RopeParams& params, ConstTensorView x, TensorView out) {

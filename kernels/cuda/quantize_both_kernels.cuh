@@ -91,7 +91,7 @@ struct TwoTensors {
   const uint16_t *first, *second;
 
   __device__ void Together(int64_t i, float (&values)[2][4]) const {
-    const FourFloats a = GetFour(first, i), b = GetFour(second, i);
+    const FourFloats a = GetPack<4>(first, i), b = GetPack<4>(second, i);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       values[0][k] = a.x[k];

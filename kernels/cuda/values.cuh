@@ -41,20 +41,35 @@ struct Bf16Values {
 __device__ inline float Get(const float* x, int64_t i) { return x[i]; }
 __device__ inline float Get(const uint16_t* x, int64_t i) { return formats::FromBf16(x[i]); }
 
-// Four of them; i is a multiple of four.
-__device__ inline FourFloats GetFour(const float* x, int64_t i) {
-  return *reinterpret_cast<const FourFloats*>(x + i);
+// n neighbours of them; i is a multiple of n.
+template <int n>
+__device__ inline Pack<float, n> GetPack(const float* x, int64_t i) {
+  return *reinterpret_cast<const Pack<float, n>*>(x + i);
 }
-__device__ inline FourFloats GetFour(const uint16_t* x, int64_t i) {
-  const Four four = *reinterpret_cast<const Four*>(x + i);
-  return {{formats::FromBf16(four.x[0]), formats::FromBf16(four.x[1]), formats::FromBf16(four.x[2]),
-           formats::FromBf16(four.x[3])}};
+template <int n>
+__device__ inline Pack<float, n> GetPack(const uint16_t* x, int64_t i) {
+  const auto bits = *reinterpret_cast<const Pack<uint16_t, n>*>(x + i);
+  Pack<float, n> pack;
+#pragma unroll
+  for (int k = 0; k < n; ++k) pack.x[k] = formats::FromBf16(bits.x[k]);
+  return pack;
 }
 
 // Stores what a kernel forms, as FP32 or as the BF16 that a quantizer would make of it.
 __device__ inline void Put(float* out, int64_t i, float value) { out[i] = value; }
 __device__ inline void Put(uint16_t* out, int64_t i, float value) {
   out[i] = formats::ToBf16(value);
+}
+template <int n>
+__device__ inline void PutPack(float* out, int64_t i, const Pack<float, n>& pack) {
+  *reinterpret_cast<Pack<float, n>*>(out + i) = pack;
+}
+template <int n>
+__device__ inline void PutPack(uint16_t* out, int64_t i, const Pack<float, n>& pack) {
+  Pack<uint16_t, n> bits;
+#pragma unroll
+  for (int k = 0; k < n; ++k) bits.x[k] = formats::ToBf16(pack.x[k]);
+  *reinterpret_cast<Pack<uint16_t, n>*>(out + i) = bits;
 }
 
 // On the host: the type to expect of a view that may be FP32 or BF16.

@@ -19,6 +19,7 @@
 #include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/rounded_adamw_kernels.cuh"
 #include "kernels/formats/philox.h"
+#include "tests/ops/cuda_elements.h"
 
 namespace nibble::cuda {
 namespace {
@@ -53,11 +54,6 @@ void ExpectSameBits(const std::vector<float>& got, const std::vector<float>& exp
     ASSERT_EQ(formats::FloatBits(got[i]), formats::FloatBits(expected[i])) << i;
   }
 }
-template <typename Op>
-void ForEachElement(int64_t size, const Op& op) {
-  for (int64_t i = 0; i < size; ++i) op(i);
-}
-
 // Gate and up at rest, and as FP32.
 struct Gates {
   explicit Gates(int64_t size)
@@ -75,23 +71,26 @@ TEST(EmulatedActivations, ConversionsAreExactOrRoundOnce) {
   const std::vector<float> x = Source(kSize, 4);
   std::vector<uint16_t> narrow(kSize), again(kSize);
   std::vector<float> wide(kSize);
-  ForEachElement(kSize, RoundOp{x.data(), narrow.data()});
+  ForEachPacked(kSize, RoundOp{x.data(), narrow.data()});
   EXPECT_EQ(narrow, Narrow(x));
-  ForEachElement(kSize, RoundOp{narrow.data(), wide.data()});
+  ForEachPacked(kSize, RoundOp{narrow.data(), wide.data()});
   ExpectSameBits(wide, Wide(narrow));
-  ForEachElement(kSize, RoundOp{narrow.data(), again.data()});
+  ForEachPacked(kSize, RoundOp{narrow.data(), again.data()});
   EXPECT_EQ(again, narrow);
 }
 
 TEST(EmulatedActivations, RotatedPositionsRoundOnce) {
-  constexpr int64_t kTokens = 14, kHeads = 3, kHeadDim = 6, kSize = kTokens * kHeads * kHeadDim;
-  const std::vector<float> x = Source(kSize, 5);
+  constexpr int64_t kTokens = 14, kHeads = 3, kHeadDim = 8, kSize = kTokens * kHeads * kHeadDim;
+  const std::vector<float> x = Source(kSize, 5), table = Source(20 * kHeadDim, 6);
   std::vector<float> wide(kSize);
   std::vector<uint16_t> narrow(kSize);
-  ForEachElement(kSize / 2,
-                 RopeOp{x.data(), wide.data(), kTokens / 2, kHeads, kHeadDim, 5, 500.0, 1.0f});
-  ForEachElement(kSize / 2,
-                 RopeOp{x.data(), narrow.data(), kTokens / 2, kHeads, kHeadDim, 5, 500.0, 1.0f});
+  const auto turn = [&](auto* out) {
+    const RopeTask<std::remove_pointer_t<decltype(out)>> task{
+        x.data(), out, table.data(), kTokens, kTokens / 2, 5, kHeads, kHeadDim, 1.0f};
+    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kForwards, [&] { RopeKernel<4>(task); });
+  };
+  turn(wide.data());
+  turn(narrow.data());
   EXPECT_EQ(narrow, Narrow(wide));
 }
 
@@ -101,15 +100,15 @@ TEST(EmulatedActivations, SwiGluReadsThemBothWays) {
   std::vector<float> out(kSize), expected(kSize), dgate = g.dout, dup(kSize);
   std::vector<float> expected_dgate(kSize), expected_dup(kSize);
   std::vector<uint16_t> narrow(kSize);
-  ForEachElement(kSize, SwiGluOp{g.wide_gate.data(), g.wide_up.data(), expected.data()});
-  ForEachElement(kSize, SwiGluOp{g.gate.data(), g.up.data(), out.data()});
-  ForEachElement(kSize, SwiGluOp{g.gate.data(), g.up.data(), narrow.data()});
+  ForEachPacked(kSize, SwiGluOp{g.wide_gate.data(), g.wide_up.data(), expected.data()});
+  ForEachPacked(kSize, SwiGluOp{g.gate.data(), g.up.data(), out.data()});
+  ForEachPacked(kSize, SwiGluOp{g.gate.data(), g.up.data(), narrow.data()});
   ExpectSameBits(out, expected);
   ExpectSameBits(Wide(narrow), Wide(Narrow(expected)));
-  ForEachElement(kSize, SwiGluBackwardOp{g.dout.data(), g.wide_gate.data(), g.wide_up.data(),
-                                         expected_dgate.data(), expected_dup.data()});
+  ForEachPacked(kSize, SwiGluBackwardOp{g.dout.data(), g.wide_gate.data(), g.wide_up.data(),
+                                        expected_dgate.data(), expected_dup.data()});
   // dgate takes the place of dout.
-  ForEachElement(
+  ForEachPacked(
       kSize, SwiGluBackwardOp{dgate.data(), g.gate.data(), g.up.data(), dgate.data(), dup.data()});
   ExpectSameBits(dgate, expected_dgate);
   ExpectSameBits(dup, expected_dup);
@@ -201,8 +200,8 @@ TEST(EmulatedActivations, GradientsOfASwiGluReplaceThem) {
   EXPECT_NE(narrow.codes[0][0], narrow.codes[1][0]);
   std::vector<float> dgate(kSize), dup(kSize);
   const Gates before(kSize);
-  ForEachElement(kSize, SwiGluBackwardOp{g.dout.data(), before.gate.data(), before.up.data(),
-                                         dgate.data(), dup.data()});
+  ForEachPacked(kSize, SwiGluBackwardOp{g.dout.data(), before.gate.data(), before.up.data(),
+                                        dgate.data(), dup.data()});
   EXPECT_EQ(g.gate, Narrow(dgate));
   EXPECT_EQ(g.up, Narrow(dup));
 }

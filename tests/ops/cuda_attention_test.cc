@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/attention_delta.cuh"
 #include "kernels/cuda/flash_backward_kernels.cuh"
 #include "kernels/cuda/flash_kernels.cuh"
 #include "kernels/formats/philox.h"
@@ -78,7 +79,8 @@ struct Attention {
                          as_int(params.kv_heads),
                          as_int(params.head_dim),
                          1.0f / std::sqrt(static_cast<float>(kDim))};
-    const auto bq = Rounded(q), bk = Rounded(k), bv = Rounded(v), bg = Rounded(dout);
+    const auto bq = Rounded(q), bk = Rounded(k), bv = Rounded(v);
+    std::vector<uint16_t> bg;
     const auto tiles = [&](int64_t tile) {
       return static_cast<unsigned>((params.seq + tile - 1) / tile);
     };
@@ -97,7 +99,8 @@ struct Attention {
                            });
     EXPECT_EQ(same_lse, lse);
     if (params.seq != params.kv_seq) return;
-    const std::vector<float> delta = Delta();
+    const std::vector<float> delta = Delta(order, &bg);
+    EXPECT_EQ(bg, Rounded(dout));
     Emulator::Get().Launch({tiles(kGradientKeys), by_kv_head}, kFlashThreads,
                            FlashKeyGradientBytes<kDim>(), order, [&] {
                              FlashKeyGradientKernel<kDim>(p, bg.data(), bq.data(), bk.data(),
@@ -112,18 +115,19 @@ struct Attention {
                            });
   }
 
-  // dout . out of each query and head.
-  std::vector<float> Delta() const {
-    std::vector<float> delta(lse.size());
-    for (size_t i = 0; i < delta.size(); ++i) {
-      const int64_t row = static_cast<int64_t>(i);
-      const int64_t query = row % params.seq, head = row / params.seq % params.heads;
-      const int64_t at = (row / params.seq / params.heads * params.seq + query) * q_cols() +
-                         head * params.head_dim;
-      for (int64_t d = 0; d < params.head_dim; ++d) {
-        delta[i] += dout[static_cast<size_t>(at + d)] * out[static_cast<size_t>(at + d)];
-      }
-    }
+  // dout . out of each query and head, and dout as BF16.
+  std::vector<float> Delta(FiberOrder order, std::vector<uint16_t>* narrow) const {
+    std::vector<float> delta(lse.size(), 1e30f);
+    narrow->assign(dout.size(), 0);
+    const DeltaTask<float> task{static_cast<int64_t>(lse.size()),
+                                params.seq,
+                                static_cast<int>(params.heads),
+                                static_cast<int>(params.head_dim),
+                                dout.data(),
+                                out.data(),
+                                delta.data(),
+                                narrow->data()};
+    Emulator::Get().Launch({2}, kThreads, 0, order, [&] { DeltaKernel(task); });
     return delta;
   }
 };

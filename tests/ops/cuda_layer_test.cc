@@ -20,6 +20,7 @@
 #include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/rotate_kernels.cuh"
 #include "kernels/formats/philox.h"
+#include "tests/ops/cuda_elements.h"
 
 namespace nibble::cuda {
 namespace {
@@ -31,11 +32,6 @@ std::vector<float> Source(int64_t size, uint32_t stream) {
     x[i] = static_cast<float>(static_cast<int32_t>(word)) * (word % 29 == 0 ? 0x1p-28f : 0x1p-31f);
   }
   return x;
-}
-
-template <typename Op>
-void ForEachElement(int64_t size, const Op& op) {
-  for (int64_t i = 0; i < size; ++i) op(i);
 }
 
 class EmulatedLayer : public testing::Test {
@@ -151,7 +147,7 @@ TEST_F(EmulatedLayer, SumsAndRoundingGiveTheBitsOfTheCpu) {
   constexpr int64_t kSize = 301;
   std::vector<float> a = Source(kSize, 3), b = Source(kSize, 4), out(kSize), expected(kSize);
   ASSERT_TRUE(cpu_->Add(View(a), View(b), View(expected)).ok());
-  ForEachElement(kSize, AddOp{a.data(), b.data(), out.data()});
+  ForEachPacked(kSize, AddOp{a.data(), b.data(), out.data()});
   EXPECT_EQ(out, expected);
   ASSERT_TRUE(cpu_->Axpy(0.3f, View(a), View(expected)).ok());
   ForEachElement(kSize, AxpyOp{0.3f, a.data(), out.data()});
@@ -160,7 +156,7 @@ TEST_F(EmulatedLayer, SumsAndRoundingGiveTheBitsOfTheCpu) {
   ForEachElement(kSize, ScaleOp{1.7f, out.data()});
   EXPECT_EQ(out, expected);
   ASSERT_TRUE(cpu_->RoundToBf16(View(expected), View(expected)).ok());
-  ForEachElement(kSize, RoundOp{out.data(), out.data()});
+  ForEachPacked(kSize, RoundOp{out.data(), out.data()});
   EXPECT_EQ(out, expected);
 }
 
@@ -174,9 +170,9 @@ TEST_F(EmulatedLayer, SwiGluIsTheCpusBothWays) {
   ASSERT_TRUE(
       cpu_->SwiGluBackward(View(dout), View(gate), View(up), View(expected[1]), View(expected[2]))
           .ok());
-  ForEachElement(kSize, SwiGluOp{gate.data(), up.data(), out.data()});
-  ForEachElement(kSize,
-                 SwiGluBackwardOp{dout.data(), gate.data(), up.data(), dgate.data(), dup.data()});
+  ForEachPacked(kSize, SwiGluOp{gate.data(), up.data(), out.data()});
+  ForEachPacked(kSize,
+                SwiGluBackwardOp{dout.data(), gate.data(), up.data(), dgate.data(), dup.data()});
   ExpectNear(out, expected[0], 1e-6f);
   ExpectNear(dgate, expected[1], 1e-6f);
   ExpectNear(dup, expected[2], 1e-6f);
@@ -270,18 +266,32 @@ TEST_F(EmulatedLayer, RmsNormBackwardIsTheCpus) {
   }
 }
 
+// Pairs four at a time and one at a time.
 TEST_F(EmulatedLayer, RotationsOfPositionsAreTheCpusBothWays) {
-  const RopeParams params{2, 7, 3, 6, 5, 500.0};
-  const int64_t rows = params.batch * params.seq;
-  std::vector<float> x = Source(rows * params.heads * params.head_dim, 13), got = x;
-  for (const float sign : {1.0f, -1.0f}) {
-    const Status status = sign > 0 ? cpu_->RopeForward(params, View(x, rows), View(x, rows))
-                                   : cpu_->RopeBackward(params, View(x, rows));
-    ASSERT_TRUE(status.ok());
-    ForEachElement(static_cast<int64_t>(got.size()) / 2,
-                   RopeOp{got.data(), got.data(), params.seq, params.heads, params.head_dim,
-                          params.position_offset, params.theta, sign});
-    ExpectNear(got, x, 1e-6f);
+  for (const int64_t head_dim : {int64_t{6}, int64_t{24}}) {
+    const RopeParams params{2, 7, 3, head_dim, 5, 500.0};
+    const int64_t rows = params.batch * params.seq, positions = params.position_offset + params.seq;
+    std::vector<float> table(static_cast<size_t>(positions * head_dim));
+    ForEachElement(positions * head_dim / 2, RopeTableOp{params.theta, head_dim, table.data()});
+    std::vector<float> x = Source(rows * params.heads * head_dim, 13), got = x;
+    for (const float sign : {1.0f, -1.0f}) {
+      const Status status = sign > 0 ? cpu_->RopeForward(params, View(x, rows), View(x, rows))
+                                     : cpu_->RopeBackward(params, View(x, rows));
+      ASSERT_TRUE(status.ok());
+      const RopeTask<float> task{got.data(),
+                                 got.data(),
+                                 table.data(),
+                                 rows,
+                                 params.seq,
+                                 params.position_offset,
+                                 static_cast<int>(params.heads),
+                                 static_cast<int>(head_dim),
+                                 sign};
+      Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kBackwards, [&] {
+        head_dim % 8 == 0 ? RopeKernel<4>(task) : RopeKernel<1>(task);
+      });
+      ExpectNear(got, x, 1e-6f);
+    }
   }
 }
 

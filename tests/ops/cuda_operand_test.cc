@@ -77,7 +77,7 @@ TEST(EmulatedOperand, SwiGluIsCountedAsItsFp32IsAndLeftAsBf16) {
     const std::vector<float> gate = Source(size, 4), up = Source(size, 5);
     std::vector<float> out(gate.size());
     const SwiGluOp op{gate.data(), up.data(), out.data()};
-    for (int64_t i = 0; i < size; ++i) op(i);
+    for (int64_t i = 0; i < size; ++i) op.At<1>(i);
     std::vector<unsigned> expected(kKeys, 0);
     for (const float value : out) ++expected[formats::Bf16OrderKey(formats::ToBf16(value))];
     const auto count = [&](auto values, FiberOrder order) {
@@ -161,7 +161,7 @@ TEST_P(EmulatedGradients, OfASwiGluTogetherAreThoseOneAfterTheOther) {
   std::vector<float> up = Source(kRows * kCols, 12);
   std::vector<float> dgate = gate, dup = up, pairs = gate;
   const SwiGluBackwardOp op{dout.data(), gate.data(), up.data(), dgate.data(), dup.data()};
-  for (int64_t i = 0; i < kRows * kCols; ++i) op(i);
+  for (int64_t i = 0; i < kRows * kCols; ++i) op.At<1>(i);
   Gradient alone[2] = {Gradient(20), Gradient(22)}, together[2] = {Gradient(20), Gradient(22)};
   const auto launch = [](EmulatedDim grid, FiberOrder order, auto kernel) {
     Emulator::Get().Launch(grid, kThreads, 0, order, kernel);
