@@ -243,13 +243,14 @@ class Backend {
 
   // --- Loss -------------------------------------------------------------------------------------
   // Softmax cross-entropy of a chunk of rows. logits (R, V); targets (R) i32, kIgnoreTarget rows
-  // count nothing; losses (R): -log p[target], 0 for ignored rows. With write_gradient the logits
-  // are replaced by gradient_scale * (softmax - onehot), 0 rows where ignored; without it they keep
-  // their values. The caller chunks rows so that full logits of a batch never exist.
+  // count nothing; losses (R): -log p[target], 0 for ignored rows. gradient (R, V):
+  // gradient_scale * (softmax - onehot), 0 rows where ignored; the logits themselves, or of
+  // DType::kBF16 [bf16] elsewhere, or no data. Unless they are the gradient, the logits keep their
+  // values. The caller chunks rows so that full logits of a batch never exist.
   // OUT_OF_RANGE for a target outside [0, V).
   static constexpr int32_t kIgnoreTarget = -1;
   virtual Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
-                              bool write_gradient, TensorView losses) = 0;
+                              TensorView gradient, TensorView losses) = 0;
 
   // --- GEMM -------------------------------------------------------------------------------------
   // out = op(a) op(b), or out += when accumulate. Shapes after op: (m, k) (k, n) -> (m, n).

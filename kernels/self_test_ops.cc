@@ -238,7 +238,7 @@ Result<Results> RunCrossEntropy(Backend& backend) {
   ASSIGN_OR_RETURN(const TensorView logits, m.Random(kRows, kVocab, 4.0f));
   ASSIGN_OR_RETURN(const TensorView targets, m.Ids(kRows, kVocab));
   ASSIGN_OR_RETURN(const TensorView losses, m.Zeros(1, kRows));
-  RETURN_IF_ERROR(backend.CrossEntropy(logits, targets, 0.25f, true, losses));
+  RETURN_IF_ERROR(backend.CrossEntropy(logits, targets, 0.25f, logits, losses));
   return ReadAll(m, {{"losses", losses}, {"gradient", logits}});
 }
 

@@ -97,11 +97,15 @@ Status CpuBackend::SwiGluBackward(ConstTensorView dout, ConstTensorView gate, Co
 }
 
 Status CpuBackend::CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
-                                bool write_gradient, TensorView losses) {
+                                TensorView gradient, TensorView losses) {
   const int64_t vocabulary = logits.cols;
   RETURN_IF_ERROR(CheckView("CrossEntropy", "logits", logits, logits.rows, vocabulary));
   RETURN_IF_ERROR(CheckSameSize("CrossEntropy", "targets", targets, logits.rows, DType::kI32));
   RETURN_IF_ERROR(CheckSameSize("CrossEntropy", "losses", losses, logits.rows));
+  const bool write_gradient = gradient.data != nullptr;
+  if (write_gradient && (gradient.data != logits.data || gradient.dtype != DType::kF32)) {
+    return InvalidArgumentError("CrossEntropy: the gradient takes the place of the logits, FP32");
+  }
   for (int64_t t = 0; t < logits.rows; ++t) {
     const int64_t target = targets.i32()[t];
     if (target != kIgnoreTarget && (target < 0 || target >= vocabulary)) {

@@ -96,7 +96,7 @@ class CudaBackend final : public Backend {
   Status Scale(float factor, TensorView x) override;
   Status RoundToBf16(ConstTensorView x, TensorView out) override;
   Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
-                      bool write_gradient, TensorView losses) override;
+                      TensorView gradient, TensorView losses) override;
   Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
               Transpose transpose_b, bool accumulate, TensorView out) override;
   Status Quantize(const Quant& quant, const QuantizeContext& context, ConstTensorView x,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Softmax cross-entropy: two reads and one write of the logits, the gradient in their place.
+// Softmax cross-entropy: two reads of the logits and one write of the gradient, in their place or
+// elsewhere as BF16.
 // Thread-safety: kernels, ordered by their stream.
 #pragma once
 
 #include "kernels/cuda/block.cuh"
-#include "kernels/cuda/four.cuh"
+#include "kernels/cuda/values.cuh"
 #include "kernels/formats/bits.h"
 
 namespace nibble::cuda {
@@ -57,18 +58,19 @@ __device__ inline void ForPacks(const float* row, int64_t vocabulary, Body body)
 
 // One block per row, four logits a load: in whole packs, or those there are. A row whose target is
 // no token has no loss and no gradient.
-template <bool kWhole>
-__global__ void CrossEntropyKernel(float* logits, const int32_t* targets, int64_t rows,
-                                   int64_t vocabulary, float gradient_scale, bool write_gradient,
+template <bool kWhole, typename Gradient>
+__global__ void CrossEntropyKernel(const float* logits, const int32_t* targets, int64_t rows,
+                                   int64_t vocabulary, float gradient_scale, Gradient* gradients,
                                    float* losses) {
   const auto live = [&](int64_t at) { return kWhole ? 4 : vocabulary - at; };
   for (int64_t t = blockIdx.x; t < rows; t += gridDim.x) {
-    float* row = logits + t * vocabulary;
+    const float* row = logits + t * vocabulary;
+    Gradient* const out = gradients == nullptr ? nullptr : gradients + t * vocabulary;
     const int32_t target = targets[t];
     if (target < 0 || target >= vocabulary) {  // the same for the whole block
       if (threadIdx.x == 0) losses[t] = 0.0f;
-      if (write_gradient) {
-        for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) row[i] = 0.0f;
+      if (out != nullptr) {
+        for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) Put(out, i, 0.0f);
       }
       continue;
     }
@@ -77,16 +79,17 @@ __global__ void CrossEntropyKernel(float* logits, const int32_t* targets, int64_
                      [&](const Pack<float, 4>& four, int64_t at) { mine.Add(four, live(at)); });
     const MaxSum all = BlockCombine(mine, Join);
     if (threadIdx.x == 0) losses[t] = (all.max - row[target]) + logf(all.sum);
-    if (!write_gradient) continue;
+    if (out == nullptr) continue;
     __syncthreads();  // row[target] has been read
     const float factor = gradient_scale / all.sum;
-    ForPacks<kWhole>(row, vocabulary, [&](Pack<float, 4> four, int64_t at) {
+    ForPacks<kWhole>(row, vocabulary, [&](const Pack<float, 4>& four, int64_t at) {
+      Pack<Gradient, 4> pack;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const float share = expf(four.x[k] - all.max) * factor;
-        four.x[k] = at + k == target ? share - gradient_scale : share;
+        Put(pack.x, k, at + k == target ? share - gradient_scale : share);
       }
-      StoreSome<kWhole>(four, live(at), row + at);
+      StoreSome<kWhole>(pack, live(at), out + at);
     });
   }
 }

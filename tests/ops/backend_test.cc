@@ -170,11 +170,11 @@ TEST(CrossEntropy, IgnoresMarkedRowsAndScalesTheGradient) {
   const std::vector<int32_t> targets = {2, Backend::kIgnoreTarget, 6};
   const ConstTensorView ids(targets.data(), 1, 3, DType::kI32);
   ASSERT_TRUE(
-      backend->CrossEntropy({logits.data(), 3, 7}, ids, 1.0f, false, {losses.data(), 1, 3}).ok());
+      backend->CrossEntropy({logits.data(), 3, 7}, ids, 1.0f, {}, {losses.data(), 1, 3}).ok());
   EXPECT_EQ(logits, copy);
   EXPECT_EQ(losses[1], 0.0f);
-  ASSERT_TRUE(
-      backend->CrossEntropy({logits.data(), 3, 7}, ids, 0.25f, true, {losses.data(), 1, 3}).ok());
+  const TensorView view(logits.data(), 3, 7);
+  ASSERT_TRUE(backend->CrossEntropy(view, ids, 0.25f, view, {losses.data(), 1, 3}).ok());
   for (int row = 0; row < 3; ++row) {
     float sum = 0, magnitude = 0;
     for (int i = 0; i < 7; ++i) {
@@ -197,7 +197,7 @@ TEST(Ids, OutsideTheVocabularyAreRefusedByPosition) {
   EXPECT_NE(status.message().find("token 4 at position 1"), std::string::npos) << status.message();
   status = backend->EmbeddingBackward(view, {out.data(), 3, 2}, {table.data(), 4, 2});
   EXPECT_EQ(status.code(), StatusCode::kOutOfRange);
-  status = backend->CrossEntropy({logits.data(), 3, 4}, view, 1, true, {losses.data(), 1, 3});
+  status = backend->CrossEntropy({logits.data(), 3, 4}, view, 1, {}, {losses.data(), 1, 3});
   EXPECT_EQ(status.code(), StatusCode::kOutOfRange);
   EXPECT_EQ(
       backend->EmbeddingForward({table.data(), 4, 2}, {losses.data(), 1, 3}, {out.data(), 3, 2})

@@ -380,15 +380,22 @@ void ExpectCrossEntropyOfTheCpu(int64_t vocabulary) {
   const auto last = static_cast<int32_t>(vocabulary - 1);
   std::vector<int32_t> targets = {0, last, Backend::kIgnoreTarget, 5, 300};
   const ConstTensorView ids(targets.data(), 1, kRows, DType::kI32);
-  ASSERT_TRUE(cpu->CrossEntropy({expected.data(), kRows, vocabulary}, ids, 0.25f, true,
-                                {expected_losses.data(), 1, kRows})
-                  .ok());
+  const TensorView in_place(expected.data(), kRows, vocabulary);
+  ASSERT_TRUE(
+      cpu->CrossEntropy(in_place, ids, 0.25f, in_place, {expected_losses.data(), 1, kRows}).ok());
   for (const FiberOrder order : {FiberOrder::kForwards, FiberOrder::kBackwards}) {
     std::vector<float> got = logits;
     Emulator::Get().Launch({2}, kThreads, 0, order, [&] {
-      CrossEntropyKernel<kWhole>(got.data(), targets.data(), kRows, vocabulary, 0.25f, true,
+      CrossEntropyKernel<kWhole>(got.data(), targets.data(), kRows, vocabulary, 0.25f, got.data(),
                                  losses.data());
     });
+    std::vector<uint16_t> narrow(got.size()), rounded;
+    Emulator::Get().Launch({2}, kThreads, 0, order, [&] {
+      CrossEntropyKernel<kWhole>(logits.data(), targets.data(), kRows, vocabulary, 0.25f,
+                                 narrow.data(), losses.data());
+    });
+    for (const float value : got) rounded.push_back(formats::ToBf16(value));
+    EXPECT_EQ(narrow, rounded);
     for (size_t i = 0; i < losses.size(); ++i) {
       EXPECT_NEAR(losses[i], expected_losses[i], 2e-6f * (1 + expected_losses[i])) << i;
     }

@@ -38,6 +38,13 @@ std::vector<uint16_t> Bf16Of(const std::vector<float>& x) {
   return bits;
 }
 
+// The same for every NaN, whose sign is nobody's.
+std::vector<uint16_t> KeysOf(const std::vector<uint16_t>& bits) {
+  std::vector<uint16_t> keys;
+  for (const uint16_t value : bits) keys.push_back(formats::Bf16OrderKey(value));
+  return keys;
+}
+
 TEST(EmulatedOperand, NormsLeaveTheBf16OfTheirFp32) {
   constexpr int64_t kRows = 5;
   constexpr int kFours = 2;
@@ -89,7 +96,7 @@ TEST(EmulatedOperand, SwiGluIsCountedAsItsFp32IsAndLeftAsBf16) {
     std::vector<uint16_t> bits(gate.size());
     const SwiGluValues formed{gate.data(), up.data(), bits.data()};
     EXPECT_EQ(count(formed, FiberOrder::kForwards), expected);
-    EXPECT_EQ(bits, Bf16Of(out));
+    EXPECT_EQ(KeysOf(bits), KeysOf(Bf16Of(out)));
     EXPECT_EQ(count(Bf16Values{bits.data()}, FiberOrder::kBackwards), expected);
   }
 }

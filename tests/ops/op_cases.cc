@@ -186,7 +186,7 @@ OpCase CrossEntropy(int64_t rows, int64_t vocabulary) {
   c.outputs = {{1, rows}, {rows, vocabulary}};
   c.forward = [](Backend& b, const Views& in, const Views& out) {
     RETURN_IF_ERROR(b.Copy(out[1].data, in[0].data, in[0].size_bytes()));
-    return b.CrossEntropy(out[1], in[1], 1.0f, true, out[0]);
+    return b.CrossEntropy(out[1], in[1], 1.0f, out[1], out[0]);
   };
   c.backward = [](Backend& b, const Views&, const Views& out, TensorView, const Views& din) {
     return b.Copy(din[0].data, out[1].data, out[1].size_bytes());

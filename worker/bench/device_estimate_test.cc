@@ -38,6 +38,12 @@ class AccountingBackend final : public bench::TimedBackend {
     if (out.dtype == DType::kF32) return TimedBackend::RoundToBf16(x, out);
     return OkStatus();
   }
+  Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
+                      TensorView gradient, TensorView losses) override {
+    const bool in_place = gradient.dtype == DType::kF32;
+    return TimedBackend::CrossEntropy(logits, targets, gradient_scale,
+                                      in_place ? gradient : TensorView(), losses);
+  }
   Status Gemm(GemmMode, ConstTensorView, Transpose, ConstTensorView, Transpose, bool accumulate,
               TensorView out) override {
     return accumulate ? OkStatus() : Fill(out, 0.0f);

@@ -123,9 +123,8 @@ class FaultyBackend final : public SealedBackend {
     return Spoil("embedding", dtable);
   }
   Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
-                      bool write_gradient, TensorView losses) override {
-    RETURN_IF_ERROR(
-        SealedBackend::CrossEntropy(logits, targets, gradient_scale, write_gradient, losses));
+                      TensorView gradient, TensorView losses) override {
+    RETURN_IF_ERROR(SealedBackend::CrossEntropy(logits, targets, gradient_scale, gradient, losses));
     return Spoil("cross_entropy", losses);
   }
   Status AdamW(const AdamWParams& params, ConstTensorView gradient, TensorView m, TensorView v,

@@ -104,6 +104,16 @@ class NarrowBackend : public SealedBackend {
     ASSIGN_OR_RETURN(up, Wide(1, up));
     return SealedBackend::SwiGluBackward(dout, gate, up, dgate, dup);
   }
+  Status CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
+                      TensorView gradient, TensorView losses) override {
+    if (gradient.dtype != DType::kBF16) {
+      return SealedBackend::CrossEntropy(logits, targets, gradient_scale, gradient, losses);
+    }
+    return Narrowing(gradient, [&](TensorView to) -> Status {
+      RETURN_IF_ERROR(Copy(to.data, logits.data, logits.size_bytes()));
+      return SealedBackend::CrossEntropy(to, targets, gradient_scale, to, losses);
+    });
+  }
   Status Gemm(GemmMode mode, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
               Transpose transpose_b, bool accumulate, TensorView out) override {
     RETURN_IF_ERROR(Overwritten(accumulate, out));

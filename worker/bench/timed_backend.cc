@@ -132,9 +132,9 @@ Status TimedBackend::RoundToBf16(ConstTensorView x, TensorView out) {
 }
 
 Status TimedBackend::CrossEntropy(TensorView logits, ConstTensorView targets, float gradient_scale,
-                                  bool write_gradient, TensorView losses) {
+                                  TensorView gradient, TensorView losses) {
   return Time("cross_entropy", [&] {
-    return inner_.CrossEntropy(logits, targets, gradient_scale, write_gradient, losses);
+    return inner_.CrossEntropy(logits, targets, gradient_scale, gradient, losses);
   });
 }
 

@@ -121,8 +121,8 @@ int64_t AttentionBytes(const ModelConfig& model, int64_t tokens, bool rounds, bo
 
 }  // namespace
 
-int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe,
-                             const BufferPlan& plan) {
+int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe, const BufferPlan& plan,
+                             int64_t seq_len) {
   const int64_t t = plan.tokens, d = model.hidden_size;
   const int64_t widest = std::max(d, model.intermediate_size);
   const std::array<LinearShape, kLinearKinds> shapes = BlockLinears(model);
@@ -147,7 +147,8 @@ int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe,
   const int64_t attention = t * model.heads * kFloatBytes +  // sums of dO * O
                             AttentionBytes(model, t, recipe.rounds_to_bf16(), narrow);
   const int64_t norms = (t + kNormChunkRows - 1) / kNormChunkRows * d * kFloatBytes;
-  return kMatmulBytes + attention + norms + groups + rounded + carried.total();
+  const int64_t angles = seq_len * model.head_dim() * kFloatBytes;
+  return kMatmulBytes + attention + angles + norms + groups + rounded + carried.total();
 }
 
 }  // namespace nibble

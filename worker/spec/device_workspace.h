@@ -14,8 +14,9 @@ namespace nibble {
 
 // Bytes of kernels/cuda's own buffers: codes as tensor cores take them (as on Hopper: FP8 bytes
 // where both operands have them, else BF16 and the product before its scales), attention's
-// operands in BF16, partial sums, statistics of scale groups, cuBLASLt's workspace.
-int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe,
-                             const BufferPlan& plan);
+// operands in BF16, angles of positions, partial sums, statistics of scale groups, cuBLASLt's
+// workspace.
+int64_t DeviceWorkspaceBytes(const ModelConfig& model, const Recipe& recipe, const BufferPlan& plan,
+                             int64_t seq_len);
 
 }  // namespace nibble

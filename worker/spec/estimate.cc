@@ -321,7 +321,7 @@ Result<RunEstimate> EstimateRun(const RunConfig& config, const Recipe& recipe) {
                   config.memory.recompute, device ? kDeviceLogits : kCpuLogits,
                   device && config.memory.activations == Activations::kBf16);
   estimate.memory.activations =
-      plan.arena_bytes + (device ? DeviceWorkspaceBytes(model, recipe, plan)
+      plan.arena_bytes + (device ? DeviceWorkspaceBytes(model, recipe, plan, config.data.seq_len)
                                  : WorkspaceBytes(model, recipe, plan, config.data.seq_len));
   for (int stage = -1; stage < static_cast<int>(recipe.stages.size()); ++stage) {
     estimate.memory.quantized = std::max(

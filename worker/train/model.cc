@@ -139,7 +139,7 @@ Status Model::RunBlocks(const LinearStep& step) {
 }
 
 Result<ConstTensorView> Model::HeadOperand(ConstTensorView x, Buffer* buffer) {
-  if (mode_ != GemmMode::kBf16 || !backend_.StoresBf16()) return x;
+  if (!HeadInBf16()) return x;
   ASSIGN_OR_RETURN(const TensorView rounded, buffer->View(backend_, x.rows, x.cols, DType::kBF16));
   RETURN_IF_ERROR(backend_.RoundToBf16(x, rounded));
   return ConstTensorView(rounded);
@@ -166,10 +166,15 @@ Status Model::HeadAndLoss(const float* gradient_scale) {
     const ConstTensorView targets = targets_.Reshaped(targets_.size(), 1).Rows(row, rows);
     RETURN_IF_ERROR(
         backend_.Gemm(mode_, x, Transpose::kNo, weight, Transpose::kYes, false, logits));
+    TensorView gradient;
+    if (backward && HeadInBf16()) {
+      ASSIGN_OR_RETURN(gradient, head_gradient_.View(backend_, rows, logits.cols, DType::kBF16));
+    } else if (backward) {
+      gradient = logits;
+    }
     RETURN_IF_ERROR(backend_.CrossEntropy(logits, targets, backward ? *gradient_scale : 0.0f,
-                                          backward, losses));
+                                          gradient, losses));
     if (!backward) continue;
-    ASSIGN_OR_RETURN(const ConstTensorView gradient, HeadOperand(logits, &head_gradient_));
     RETURN_IF_ERROR(backend_.Gemm(mode_, gradient, Transpose::kNo, weight, Transpose::kNo, false,
                                   gradients_.branch.Rows(row, rows)));
     RETURN_IF_ERROR(backend_.Gemm(mode_, gradient, Transpose::kYes, x, Transpose::kNo, true,

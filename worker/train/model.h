@@ -104,6 +104,8 @@ class Model {
   Status RunBlocks(const LinearStep& step);
   // x as the head's products take it: rounded into `buffer` where the backend stores BF16.
   Result<ConstTensorView> HeadOperand(ConstTensorView x, Buffer* buffer);
+  // Whether the head's operands lie in memory as BF16.
+  bool HeadInBf16() const { return mode_ == GemmMode::kBf16 && backend_.StoresBf16(); }
   // The head's weight so, once per version.
   Result<ConstTensorView> HeadWeight();
   // Head and loss, chunk by chunk; with `gradient_scale` != nullptr also their backward passes,
