@@ -211,18 +211,36 @@ struct OuterLevelOp {
   }
 };
 
-// out = fl(fl(S * a) * b) [+ out], as FP32 or BF16.
+// out (rows, cols) = fl(fl(S * a) * b) [+ out], as FP32 or BF16.
 template <typename Out>
-struct OuterProductOp {
+struct OuterProduct {
   const float* sums;
-  int64_t cols;
+  int64_t rows, cols;
   const float *scales_a, *scales_b;
   bool accumulate;
   Out* out;
-  __device__ void operator()(int64_t i) const {
-    const float value = (sums[i] * scales_a[i / cols]) * scales_b[i % cols];
-    Put(out, i, accumulate ? Get(out, i) + value : value);
-  }
 };
+
+// A block takes a row, a thread kPack neighbours at a time.
+template <int kPack, typename Out>
+__global__ void OuterProductKernel(OuterProduct<Out> p) {
+  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+    const float scale = p.scales_a[row];
+    for (int64_t col = static_cast<int64_t>(threadIdx.x) * kPack; col < p.cols;
+         col += kThreads * kPack) {
+      const int64_t at = row * p.cols + col;
+      auto value = GetPack<kPack>(p.sums, at);
+      const auto by_column = GetPack<kPack>(p.scales_b, col);
+      Pack<float, kPack> before{};
+      if (p.accumulate) before = GetPack<kPack>(p.out, at);
+#pragma unroll
+      for (int k = 0; k < kPack; ++k) {
+        value.x[k] = (value.x[k] * scale) * by_column.x[k];
+        if (p.accumulate) value.x[k] = before.x[k] + value.x[k];
+      }
+      PutPack(p.out, at, value);
+    }
+  }
+}
 
 }  // namespace nibble::cuda

@@ -3,6 +3,7 @@
 // QuantizedGemm: codes carried to the tensor cores in the form that code_carrier.h chooses. Sums of
 // E2M1 products are exact in each: FP32 holds every sum of quarter units below 2^24.
 #include <string>
+#include <type_traits>
 
 #include "base/strings.h"
 #include "kernels/cuda/carry_bytes.cuh"
@@ -249,9 +250,18 @@ Status CudaBackend::CarriedProduct(const MatmulShape& shape, const void* a, cons
   RETURN_IF_ERROR(
       matmul_->Run(stream_, shape, a, b, {block_a_.data(), block_b_.data()}, false, sums));
   return WithOut(out, [&](auto* to) {
-    return ForEach(stream_, "QuantizedGemm", out.size(),
-                   OuterProductOp{sums, out.cols, static_cast<const float*>(scale_a_.data()),
-                                  static_cast<const float*>(scale_b_.data()), accumulate, to});
+    using Out = std::remove_pointer_t<decltype(to)>;
+    const OuterProduct<Out> task{sums,
+                                 out.rows,
+                                 out.cols,
+                                 static_cast<const float*>(scale_a_.data()),
+                                 static_cast<const float*>(scale_b_.data()),
+                                 accumulate,
+                                 to};
+    const auto kernel =
+        InFours(out.cols, {to}) ? OuterProductKernel<4, Out> : OuterProductKernel<1, Out>;
+    kernel<<<GridForRows(out.rows), kThreads, 0, stream_>>>(task);
+    return LaunchStatus("QuantizedGemm");
   });
 }
 

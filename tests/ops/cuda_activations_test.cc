@@ -206,17 +206,25 @@ TEST(EmulatedActivations, GradientsOfASwiGluReplaceThem) {
   EXPECT_EQ(g.up, Narrow(dup));
 }
 
+// One neighbour and four at a time; sums gathered onto what is there in FP32.
 TEST(EmulatedActivations, ProductsOnCodesRoundOnceAfterBothScales) {
-  constexpr int64_t kRows = 5, kCols = 7;
+  constexpr int64_t kRows = 5, kCols = 1040;
   const std::vector<float> sums = Source(kRows * kCols, 6), a = Source(kRows, 7);
   const std::vector<float> b = Source(kCols, 8);
-  std::vector<float> wide(kRows * kCols);
+  std::vector<float> wide(kRows * kCols), gathered = Source(kRows * kCols, 9), expected = gathered;
   std::vector<uint16_t> narrow(kRows * kCols);
-  ForEachElement(kRows * kCols,
-                 OuterProductOp{sums.data(), kCols, a.data(), b.data(), false, wide.data()});
-  ForEachElement(kRows * kCols,
-                 OuterProductOp{sums.data(), kCols, a.data(), b.data(), false, narrow.data()});
+  const auto scale = [&](auto pack, bool accumulate, auto* out) {
+    const OuterProduct<std::remove_pointer_t<decltype(out)>> task{
+        sums.data(), kRows, kCols, a.data(), b.data(), accumulate, out};
+    Emulator::Get().Launch({2}, kThreads, 0, FiberOrder::kForwards,
+                           [&] { OuterProductKernel<decltype(pack)::value>(task); });
+  };
+  scale(std::integral_constant<int, 1>(), false, wide.data());
+  scale(std::integral_constant<int, 4>(), false, narrow.data());
+  scale(std::integral_constant<int, 4>(), true, gathered.data());
   EXPECT_EQ(narrow, Narrow(wide));
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] = expected[i] + wide[i];
+  ExpectSameBits(gathered, expected);
 }
 
 TEST(EmulatedActivations, MaximaAndHealthAreThoseOfTheirNumbers) {

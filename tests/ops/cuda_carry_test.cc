@@ -67,7 +67,7 @@ class CarryTest : public testing::Test {
     return out;
   }
 
-  // out (m, n) = a (m, k) b (n, k)^T as a product on carried values and OuterProductOp form it.
+  // out (m, n) = a (m, k) b (n, k)^T as a product on carried values and OuterProductKernel form it.
   template <typename Carrier, typename Decode>
   std::vector<float> Product(const QuantizedTensor& a, const QuantizedTensor& b, Decode decode) {
     const auto left = Carried<Carrier>(a, false), right = Carried<Carrier>(b, false);
@@ -87,9 +87,11 @@ class CarryTest : public testing::Test {
     const OuterScaleOp scale_b{static_cast<const float*>(b.enc.data()), true, scales_b.data()};
     for (int64_t i = 0; i < a.rows; ++i) scale_a(i);
     for (int64_t i = 0; i < b.rows; ++i) scale_b(i);
-    const OuterProductOp epilogue{sums.data(),     b.rows, scales_a.data(),
-                                  scales_b.data(), false,  out.data()};
-    for (int64_t i = 0; i < a.rows * b.rows; ++i) epilogue(i);
+    const OuterProduct<float> epilogue{sums.data(),     a.rows, b.rows,    scales_a.data(),
+                                       scales_b.data(), false,  out.data()};
+    Emulator::Get().Launch({3}, kThreads, 0, FiberOrder::kBackwards, [&] {
+      b.rows % 4 == 0 ? OuterProductKernel<4>(epilogue) : OuterProductKernel<1>(epilogue);
+    });
     return out;
   }
   std::vector<float> CpuProduct(const QuantizedTensor& a, const QuantizedTensor& b) {
