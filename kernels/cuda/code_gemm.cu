@@ -38,6 +38,18 @@ MatmulElem ElemOf(CodeCarrier carrier, Elem elem) {
   }
 }
 
+// The product of carried operands; narrow ones both lie along the sum.
+MatmulShape Carried(MatmulShape shape, CodeCarrier carrier, const QuantizedTensor& a,
+                    const QuantizedTensor& b) {
+  shape.a = ElemOf(carrier, a.elem);
+  shape.b = ElemOf(carrier, b.elem);
+  if (IsNarrow(shape.a)) {
+    shape.transpose_a = false;
+    shape.transpose_b = true;
+  }
+  return shape;
+}
+
 // Calls `use` with what stores a value as a type.
 template <typename Use>
 Status WithStored(MatmulElem elem, Use use) {
@@ -277,18 +289,14 @@ Status CudaBackend::QuantizedGemm(const QuantizedGemmParams& params, const Quant
     RETURN_IF_ERROR(QuantizedGemm(params, a, b, wide));
     return RoundToBf16(wide, out);
   }
-  const CodeCarrier carrier =
-      ChooseCarrier(products_, params.path, a, b, shape.m, shape.n, shape.k);
-  shape.a = ElemOf(carrier, a.elem);
-  shape.b = ElemOf(carrier, b.elem);
-  bool turn_a = false, turn_b = false;
-  if (IsNarrow(shape.a)) {
-    // Both operands along the sum.
-    turn_a = ta;
-    turn_b = !tb;
-    shape.transpose_a = false;
-    shape.transpose_b = true;
+  const MatmulShape whole = shape;
+  CodeCarrier carrier = ChooseCarrier(products_, params.path, a, b, shape.m, shape.n, shape.k);
+  shape = Carried(whole, carrier, a, b);
+  if (IsNarrow(shape.a) && !matmul_->Has(shape)) {
+    carrier = ChooseCarrier({}, params.path, a, b, shape.m, shape.n, shape.k);
+    shape = Carried(whole, carrier, a, b);
   }
+  const bool turn_a = IsNarrow(shape.a) && ta, turn_b = IsNarrow(shape.a) && !tb;
   RETURN_IF_ERROR(SideScales(a, params.fold_a, carrier, out.rows, scale_a_));
   RETURN_IF_ERROR(SideScales(b, params.fold_b, carrier, out.cols, scale_b_));
   ASSIGN_OR_RETURN(const void* const left,
