@@ -23,20 +23,20 @@ ACTIVATIONS_RECIPE = "fp4_fold8_e4m3"
 
 # Models whose steps are timed: sizes, tokens of a window, windows of a micro-batch and of a step,
 # and for stacks of layers the depths whose difference is a layer. Stacks have a small vocabulary.
-# Eight micro-batches or more to an update, as real runs have: with one, the optimizer's traffic,
+# Several micro-batches to an update, as real runs have: with one, the optimizer's traffic,
 # which no recipe changes, would weigh on every ratio.
 LLAMA_7B = {"vocabSize": VOCABULARY, "hiddenSize": 4096, "intermediateSize": 11008, "layers": 2,
             "heads": 32, "kvHeads": 32}
 MODELS = {
-    "7b": (LLAMA_7B, 2048, 4, 32, "1,2"),
+    "7b": (LLAMA_7B, 2048, 4, 16, "1,2"),
     "13b": ({**LLAMA_7B, "hiddenSize": 5120, "intermediateSize": 13824, "heads": 40, "kvHeads": 40},
-            2048, 4, 32, "1,2"),
+            2048, 4, 16, "1,2"),
     # Small layers: more of them, so that the difference is not noise.
     "1.3b": ({**LLAMA_7B, "hiddenSize": 2048, "intermediateSize": 5504, "heads": 16, "kvHeads": 16},
-             2048, 4, 32, "2,6"),
+             2048, 4, 16, "2,6"),
     # The shape of Qwen2.5-1.5B, which llmq's figures are of.
     "1.5b": ({"vocabSize": 151936, "hiddenSize": 1536, "intermediateSize": 8960, "layers": 28,
-              "heads": 12, "kvHeads": 2, "tiedEmbeddings": True}, 1024, 8, 128, "28"),
+              "heads": 12, "kvHeads": 2, "tiedEmbeddings": True}, 1024, 8, 64, "28"),
     # Whole, with the batch at which BF16 takes about what the paper's table has for it.
     "whole_1.3b": ({"preset": "llama2-1.3b", "vocabSize": 32000}, 2048, 4, 4, "24"),
     "tiny": ({"vocabSize": VOCABULARY, "hiddenSize": 128, "intermediateSize": 256, "layers": 2,
