@@ -213,6 +213,9 @@ TEST_F(LiveBoards, ProgramsExportWhatTheReferenceSays) {
   SubmitLongJob();
   ASSERT_TRUE(AwaitMetric("nibble_checkpoint_size_bytes{", seconds(60))) << ControllerMetrics();
   ASSERT_TRUE(AwaitMetric("nibble_quant_snr_db{", seconds(60))) << ControllerMetrics();
+  // Job states come from a snapshot, which may be a moment older than what trainers have told.
+  ASSERT_TRUE(AwaitMetric("nibble_train_progress_age_seconds{", seconds(60)))
+      << ControllerMetrics();
   const auto page = ReadFile(SourcePath("docs/reference/metrics.md"));
   ASSERT_TRUE(page.ok());
   const auto reference = ParseMetricReference(*page);
