@@ -3,9 +3,8 @@
 // Codes on their way to FP8 tensor cores, sixteen at a time: E2M1 pairs spread to E4M3 bytes, as
 // they lie or transposed; FP8 bytes transposed.
 //
-// Purpose: what CarryKernel does, for matrices of whole sixteens both ways, at 1.5 and 2 bytes of
-// traffic per element with two instructions for an element instead of some thirty. The same bytes.
-// Thread-safety: kernels, ordered by their stream.
+// Purpose: what CarryKernel does code by code, for matrices of whole sixteens both ways, at 1.5 and
+// 2 bytes of traffic per element. The same bytes. Thread-safety: kernels, ordered by their stream.
 #pragma once
 
 #include "kernels/cuda/block.cuh"
