@@ -79,7 +79,8 @@ std::string OccTitle(const Occ& occ) {
   if (!occ.enabled) return "";
   static constexpr const char* kComp[] = {"outliers dropped", "outliers kept in E4M3",
                                           "outliers kept in BF16",
-                                          "outliers kept as 8-bit codes on the same scale"};
+                                          "outliers kept as 8-bit codes on the same scale",
+                                          "outliers kept as E4M3 codes on the same scale"};
   return StrFormat(", clamped at quantile %g of the %s, %s", occ.alpha,
                    occ.scope == OccScope::kTensor ? "tensor" : "token",
                    kComp[static_cast<int>(occ.comp)]);

@@ -582,6 +582,17 @@ TEST(Recipe, WarnsOfWhatIsKnownToGoWrong) {
   EXPECT_EQ(RecipeWarnings(eden, 2048, 256).size(), 4u);
 }
 
+TEST(Recipe, DescriptionSaysWhatBecomesOfOutliers) {
+  const std::pair<const char*, const char*> titles[] = {
+      {"fp4_ms_paper", "outliers kept in E4M3"},
+      {"fp4_fold8", "outliers kept as 8-bit codes on the same scale"},
+      {"fp4_fold8_e4m3", "outliers kept as E4M3 codes on the same scale"}};
+  for (const auto& [name, title] : titles) {
+    const std::vector<std::string> lines = DescribeRecipe(*FindRecipe(name));
+    EXPECT_TRUE(lines[0].ends_with(std::string("of the tensor, ") + title)) << lines[0];
+  }
+}
+
 TEST(Recipe, DescriptionHasOneLinePerSlot) {
   const std::vector<std::string> lines = DescribeRecipe(*FindRecipe("fp4_ms_paper"));
   ASSERT_GE(lines.size(), 8u);
