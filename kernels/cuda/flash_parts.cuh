@@ -59,6 +59,22 @@ __device__ inline void StageRows(uint16_t* tile, const uint16_t* base, int64_t s
   }
 }
 
+// c (16 kM, kCols) += left (16 kM, 16) times what load(right, n) brings of columns n to n + 15.
+template <int kM, int kCols, typename Load>
+__device__ inline void MultiplyStep(const uint32_t (&left)[kM][4], Load load,
+                                    float (&c)[kM][kCols / 8][4]) {
+#pragma unroll
+  for (int n = 0; n < kCols; n += 16) {
+    uint32_t right[4];
+    load(right, n);
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      MmaBf16(c[m][n / 8], left[m], right[0], right[1]);
+      MmaBf16(c[m][n / 8 + 1], left[m], right[2], right[3]);
+    }
+  }
+}
+
 // c (16 kM, kCols) = rows [0, 16 kM) of a times rows [0, kCols) of b, transposed; both of kDim.
 template <int kDim, int kM, int kCols>
 __device__ inline void MultiplyRows(const uint16_t* a, const uint16_t* b,
@@ -80,16 +96,8 @@ __device__ inline void MultiplyRows(const uint16_t* a, const uint16_t* b,
     uint32_t left[kM][4];
 #pragma unroll
     for (int m = 0; m < kM; ++m) LoadMatrices(left[m], a_at + m * 16 * kStride + k);
-#pragma unroll
-    for (int n = 0; n < kCols; n += 16) {
-      uint32_t right[4];
-      LoadMatrices(right, b_at + n * kStride + k);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        MmaBf16(c[m][n / 8], left[m], right[0], right[1]);
-        MmaBf16(c[m][n / 8 + 1], left[m], right[2], right[3]);
-      }
-    }
+    MultiplyStep<kM, kCols>(
+        left, [&](auto& right, int n) { LoadMatrices(right, b_at + n * kStride + k); }, c);
   }
 }
 
@@ -112,16 +120,9 @@ __device__ inline void AccumulateRows(const float (&p)[kM][kRows / 8][4], const 
       left[m][2] = PackBf16(high[0], high[1]);
       left[m][3] = PackBf16(high[2], high[3]);
     }
-#pragma unroll
-    for (int n = 0; n < kDim; n += 16) {
-      uint32_t right[4];
-      LoadMatricesTransposed(right, b_at + k * kStride + n);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        MmaBf16(c[m][n / 8], left[m], right[0], right[1]);
-        MmaBf16(c[m][n / 8 + 1], left[m], right[2], right[3]);
-      }
-    }
+    MultiplyStep<kM, kDim>(
+        left, [&](auto& right, int n) { LoadMatricesTransposed(right, b_at + k * kStride + n); },
+        c);
   }
 }
 
@@ -140,16 +141,9 @@ __device__ inline void AccumulateColumns(const uint16_t* a, int a_cols, const ui
     uint32_t left[kM][4];
 #pragma unroll
     for (int m = 0; m < kM; ++m) LoadMatricesTransposed(left[m], a_at + k * a_stride + m * 16);
-#pragma unroll
-    for (int n = 0; n < kCols; n += 16) {
-      uint32_t right[4];
-      LoadMatricesTransposed(right, b_at + k * kStride + n);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        MmaBf16(c[m][n / 8], left[m], right[0], right[1]);
-        MmaBf16(c[m][n / 8 + 1], left[m], right[2], right[3]);
-      }
-    }
+    MultiplyStep<kM, kCols>(
+        left, [&](auto& right, int n) { LoadMatricesTransposed(right, b_at + k * kStride + n); },
+        c);
   }
 }
 
