@@ -12,6 +12,7 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/group_parts.cuh"
 #include "kernels/cuda/quantize_parts.cuh"
+#include "kernels/quantize_context.h"
 
 namespace nibble::cuda {
 
@@ -68,6 +69,31 @@ struct GroupTask {
     return DecoderOf(rule.scale, group_scale != nullptr, scale, outer, outer_divisor);
   }
 };
+
+// On the host: what follows from quantizer, elements and the result's description; no memory of the
+// result.
+inline GroupTask GroupTaskOf(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
+                             const QuantizedTensor& out) {
+  GroupTask task{};
+  task.rule = GroupRuleOf(quant);
+  task.layout = GroupLayoutOf(out);
+  task.elem = quant.elem;
+  task.round = quant.round;
+  task.round_source = context.round_source;
+  task.below6 = quant.mask == Mask::kBelow6;
+  task.alternatives[0] = quant.alternatives.maxima[0];
+  task.alternatives[1] = quant.alternatives.maxima[1];
+  task.metric = quant.alternatives.metric;
+  task.random = {context.seed, context.step, context.stream};
+  task.groups = out.scale_count();
+  task.together = quant.group > 0 ? quant.correction_group / quant.group : 1;
+  const bool bf16 = x.dtype == DType::kBF16;
+  task.x = bf16 ? nullptr : x.f32();
+  task.bf16 = bf16 ? static_cast<const uint16_t*>(x.data) : nullptr;
+  task.outer_divisor = out.outer_divisor;
+  task.code_row_bytes = out.code_row_bytes();
+  return task;
+}
 
 // Calls body(line, g, live) for this thread's cells. Down the columns, a warp takes neighbouring
 // columns and stays whole: `live` is false past the last one. Grid: (columns / kThreads, rows of

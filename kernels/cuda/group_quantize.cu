@@ -59,29 +59,6 @@ void Describe(const Quant& quant, const QuantizeContext& context, ConstTensorVie
   out->recast_enc = 0;
 }
 
-GroupTask TaskOf(const Quant& quant, const QuantizeContext& context, ConstTensorView x,
-                 const QuantizedTensor& out) {
-  GroupTask task{};
-  task.rule = GroupRuleOf(quant);
-  task.layout = GroupLayoutOf(out);
-  task.elem = quant.elem;
-  task.round = quant.round;
-  task.round_source = context.round_source;
-  task.below6 = quant.mask == Mask::kBelow6;
-  task.alternatives[0] = quant.alternatives.maxima[0];
-  task.alternatives[1] = quant.alternatives.maxima[1];
-  task.metric = quant.alternatives.metric;
-  task.random = {context.seed, context.step, context.stream};
-  task.groups = out.scale_count();
-  task.together = quant.group > 0 ? quant.correction_group / quant.group : 1;
-  const bool bf16 = x.dtype == DType::kBF16;
-  task.x = bf16 ? nullptr : x.f32();
-  task.bf16 = bf16 ? static_cast<const uint16_t*>(x.data) : nullptr;
-  task.outer_divisor = out.outer_divisor;
-  task.code_row_bytes = out.code_row_bytes();
-  return task;
-}
-
 }  // namespace
 
 Status CudaBackend::PrepareGroups(const Quant& quant, const QuantizeContext& context,
@@ -89,7 +66,7 @@ Status CudaBackend::PrepareGroups(const Quant& quant, const QuantizeContext& con
                                   GroupTask* task) {
   Describe(quant, context, x, out);
   RETURN_IF_ERROR(StartCounting(out));
-  *task = TaskOf(quant, context, x, *out);
+  *task = GroupTaskOf(quant, context, x, *out);
   const int64_t groups = task->groups;
   RETURN_IF_ERROR(out->enc.Reserve(*this, groups * 4));
   task->enc = static_cast<float*>(out->enc.data());

@@ -123,24 +123,12 @@ class EmulatedGroupTask {
   EmulatedGroupTask(const Quant& quant, const QuantizeContext& context, const std::vector<float>& x,
                     const QuantizedTensor& shape, bool as_bf16)
       : shape_(shape), source_(x) {
-    t.rule = GroupRuleOf(quant);
-    t.layout = GroupLayoutOf(shape);
-    t.elem = quant.elem;
-    t.round = quant.round;
-    t.round_source = context.round_source;
-    t.below6 = quant.mask == Mask::kBelow6;
-    t.alternatives[0] = quant.alternatives.maxima[0];
-    t.alternatives[1] = quant.alternatives.maxima[1];
-    t.metric = quant.alternatives.metric;
-    t.random = {context.seed, context.step, context.stream};
-    t.groups = shape.scale_count();
-    t.together = quant.correction_group / quant.group;
     for (const float value : x) bf16_.push_back(formats::ToBf16(value));
-    t.bf16 = bf16_.data();
-    t.x = as_bf16 ? nullptr : source_.data();
-    t.outer_divisor = HasScaleCodes(quant.scale) ? OuterScaleOf(t.rule, 1.0f).divisor : 1.0f;
-    EXPECT_EQ(t.outer_divisor, shape.outer_divisor);
-    t.code_row_bytes = shape.code_row_bytes();
+    const DType type = as_bf16 ? DType::kBF16 : DType::kF32;
+    const void* elements = as_bf16 ? static_cast<const void*>(bf16_.data()) : source_.data();
+    t = GroupTaskOf(quant, context, ConstTensorView(elements, shape.rows, shape.cols, type), shape);
+    EXPECT_EQ(t.outer_divisor,
+              HasScaleCodes(quant.scale) ? OuterScaleOf(t.rule, 1.0f).divisor : 1.0f);
     const auto groups = static_cast<size_t>(t.groups);
     const auto outers = static_cast<size_t>(shape.outer_count());
     amax_.assign(groups, 0);
